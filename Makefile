@@ -1,0 +1,48 @@
+# Two commands after `git clone`: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH_VERSION := 2.13.0
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+STAMP := $(VENV)/.installed
+RUN_ENV := OMP_NUM_THREADS=1
+
+.PHONY: install codes demo test test-all lint types format clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml setup.py constraints.txt Makefile
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "fieldloop needs Python >= 3.11; say which with 'make PYTHON=python3.12 ...'"; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv module is missing: install it with 'apt-get install python3-venv'"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -q --upgrade pip
+	$(PIP) install -q $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) torch==$(TORCH_VERSION)
+	$(PIP) install -q -c constraints.txt -e '.[dev]'
+	touch $(STAMP)
+
+# pw.x: installed by apt where that is possible, explained where it is not.
+codes:
+	@sh examples/install_pw.sh
+
+demo: install codes
+	$(RUN_ENV) $(BIN)/fieldloop loop examples/alas/loop.yaml
+
+test: install codes
+	$(RUN_ENV) $(BIN)/python -m pytest -q -m "not slow" --cov --cov-report=term:skip-covered
+
+test-all: lint types test
+	$(RUN_ENV) $(BIN)/python -m pytest -q -m slow
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install
+	$(BIN)/pyright
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache

@@ -1,0 +1,36 @@
+"""fieldloop: machine-learned potentials for materials in electric fields, from DFT labels to field dynamics.
+
+The names below are loaded on first use (PEP 562), so that ``import fieldloop`` costs nothing and
+``dft_inputs`` can be used where neither torch nor jobflow is installed.
+"""
+
+from importlib import import_module
+from typing import Any
+
+from .version import __version__
+
+_FACE = {
+    "Frame": "dft_inputs.records",
+    "LabelledFrame": "dft_inputs.records",
+    "ElectricResponse": "dft_inputs.records",
+    "EnthalpyNetwork": "model.network",
+    "load_model": "model.files",
+    "EnthalpyCalculator": "model.interfaces.ase",
+    "LabelMaker": "workflows.labelling",
+    "LoopMaker": "workflows.loop",
+    "run_flow": "workflows.executors",
+    "SQLiteStore": "workflows.store",
+}
+
+__all__ = ["__version__", *_FACE]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its room on first use."""
+    if name not in _FACE:
+        raise AttributeError(f"module 'fieldloop' has no attribute {name!r}")
+    return getattr(import_module(f".{_FACE[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

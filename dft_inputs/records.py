@@ -1,0 +1,290 @@
+"""The vocabulary of the project: frames, their labels, where they came from and how far they can be trusted.
+
+Records are frozen pydantic models. Arrays are NumPy arrays inside and nested lists in JSON, and a record that was
+written reads back equal. Units are those of ``docs/conventions.md``: eV, A, e, V/A.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, computed_field, model_validator
+
+if TYPE_CHECKING:
+    from ase import Atoms
+    from pymatgen.core import Structure
+
+SCHEMA_VERSION = 1
+
+LABELS = ("enthalpy", "forces", "stress", "polarization", "born_effective_charges", "polarizability")
+"""Every quantity a frame may be labelled with, in the order of tables and reports."""
+
+
+def array_of(*shape: int | None) -> Any:
+    """Annotated NumPy float array of a fixed shape; None stands for any length (atoms)."""
+
+    def validate(value: Any) -> np.ndarray:
+        array = np.array(value, dtype=float)
+        if array.ndim != len(shape) or any(n is not None and n != m for n, m in zip(shape, array.shape, strict=True)):
+            raise ValueError(f"expected an array of shape {shape}, got {array.shape}")
+        if not np.isfinite(array).all():
+            raise ValueError("array has NaN or infinite entries")
+        array.flags.writeable = False
+        return array
+
+    return Annotated[np.ndarray, BeforeValidator(validate), PlainSerializer(lambda array: array.tolist())]
+
+
+Vector = array_of(3)
+Matrix = array_of(3, 3)
+AtomVectors = array_of(None, 3)
+AtomMatrices = array_of(None, 3, 3)
+
+
+class Record(BaseModel):
+    """Base of all records: frozen, closed to unknown keys, comparable by content."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_derived(cls, data: Any) -> Any:
+        """Derived values are written for queries and computed again on reading."""
+        if isinstance(data, dict):
+            derived = cls.model_computed_fields
+            return {key: value for key, value in data.items() if key not in derived and not key.startswith("@")}
+        return data
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.model_dump() == other.model_dump()  # type: ignore[union-attr]
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
+
+
+class Frame(Record):
+    """One geometry.
+
+    Attributes:
+        species: chemical symbol of each atom, (N,).
+        positions: Cartesian positions in A, (N, 3); unwrapped positions are kept, as P depends on them.
+        cell: lattice vectors as rows in A, (3, 3).
+        pbc: periodicity along each lattice vector.
+    """
+
+    species: tuple[str, ...]
+    positions: AtomVectors
+    cell: Matrix
+    pbc: tuple[bool, bool, bool] = (True, True, True)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Frame:
+        if len(self.species) != len(self.positions):
+            raise ValueError(f"{len(self.species)} species but {len(self.positions)} positions")
+        if not self.species:
+            raise ValueError("a frame needs at least one atom")
+        return self
+
+    def __len__(self) -> int:
+        return len(self.species)
+
+    @computed_field
+    @cached_property
+    def frame_id(self) -> str:
+        """Content hash of the geometry alone: rounded to 1e-6 A, independent of the order of the atoms."""
+        rows = np.round(self.positions * 1e6).astype(np.int64)
+        atoms = sorted((symbol, *map(int, row)) for symbol, row in zip(self.species, rows, strict=True))
+        cell = np.round(self.cell * 1e6).astype(np.int64).tolist()
+        return hashlib.sha256(repr((atoms, cell, self.pbc)).encode()).hexdigest()[:16]
+
+    @computed_field
+    @cached_property
+    def formula(self) -> str:
+        """Hill-free formula with species in alphabetical order, e.g. ``Al4As4``."""
+        counts = Counter(self.species)
+        return "".join(f"{symbol}{counts[symbol]}" for symbol in sorted(counts))
+
+    @property
+    def volume(self) -> float:
+        """Cell volume in A^3."""
+        return float(abs(np.linalg.det(self.cell)))
+
+    @classmethod
+    def from_atoms(cls, atoms: Atoms) -> Frame:
+        """Take the geometry of an ASE ``Atoms``."""
+        return cls(
+            species=tuple(atoms.get_chemical_symbols()),
+            positions=atoms.get_positions(),
+            cell=atoms.cell.array,
+            pbc=tuple(bool(p) for p in atoms.pbc),  # type: ignore[arg-type]
+        )
+
+    @classmethod
+    def from_structure(cls, structure: Structure) -> Frame:
+        """Take the geometry of an ordered pymatgen ``Structure``."""
+        return cls(
+            species=tuple(site.specie.symbol for site in structure),
+            positions=structure.cart_coords,
+            cell=structure.lattice.matrix,
+        )
+
+    def to_atoms(self) -> Atoms:
+        """The geometry as an ASE ``Atoms``."""
+        from ase import Atoms  # noqa: PLC0415  (ASE takes half a second to import; records are read everywhere)
+
+        return Atoms(list(self.species), positions=self.positions, cell=self.cell, pbc=self.pbc)
+
+
+class ElectricResponse(Record):
+    """The labels of a frame at one field. A missing label is None and is masked in training, never filled.
+
+    Attributes:
+        field: the field at which the labels hold, V/A, (3,).
+        enthalpy: U(R, E) in eV, on the branch of ``polarization``.
+        forces: -dU/dR in eV/A, (N, 3).
+        stress: (1/V) dU/d(strain) at fixed Cartesian field in eV/A^3, ASE sign, (3, 3).
+        polarization: P = -dU/dE, the cell dipole in e A, (3,), known modulo ``polarization_quanta``.
+        polarization_quanta: rows span the lattice of quanta of P in e A, (3, 3).
+        born_effective_charges: dP_a/dr_ib = dF_ib/dE_a in e, (N, 3, 3), index [atom, field a, displacement b].
+        polarizability: dP_a/dE_b in e^2 A^2/eV, (3, 3).
+    """
+
+    field: Vector = np.zeros(3)
+    enthalpy: float | None = None
+    forces: AtomVectors | None = None
+    stress: Matrix | None = None
+    polarization: Vector | None = None
+    polarization_quanta: Matrix | None = None
+    born_effective_charges: AtomMatrices | None = None
+    polarizability: Matrix | None = None
+
+    @computed_field
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the labels present."""
+        return tuple(name for name in LABELS if getattr(self, name) is not None)
+
+
+class FieldPoint(Record):
+    """One SCF of a stencil, on the branch of the stencil's zero point.
+
+    Attributes:
+        name: ``zero``, ``+x``, ``-x``, ``+2x``, ...
+        field: V/A, (3,).
+        enthalpy: eV.
+        forces: eV/A, (N, 3).
+        polarization: e A, (3,).
+        stress: eV/A^3, (3, 3); only where the code gives one (pw.x: at zero field).
+        scf_accuracy: the code's estimate of the remaining energy error, eV.
+        scf_iterations: iterations over all Berry cycles.
+        seconds: wall time of the run.
+    """
+
+    name: str
+    field: Vector
+    enthalpy: float
+    forces: AtomVectors
+    polarization: Vector
+    stress: Matrix | None = None
+    scf_accuracy: float = 0.0
+    scf_iterations: int = 0
+    seconds: float = 0.0
+
+
+class Quality(Record):
+    """The checks of a label as numbers; ``flags`` names those that failed. A flagged frame is stored but not trained on.
+
+    Attributes:
+        scf_accuracy: largest remaining SCF energy error of the points, eV.
+        critical_field_fraction: largest e |E.a_i| N_i / E_gap over the points; None where the gap is unknown.
+        enthalpy_law_error: relative violation of H(+E) + H(-E) - 2 H(0) = -alpha E^2, largest direction.
+        enthalpy_slope_error: violation of H(+E) - H(-E) = -2 P.E, e A, largest direction.
+        polarizability_asymmetry: largest antisymmetric part of alpha over its mean diagonal.
+        repairs: what was repaired (branch jumps), one line each.
+        flags: names of the checks that failed.
+    """
+
+    scf_accuracy: float | None = None
+    critical_field_fraction: float | None = None
+    enthalpy_law_error: float | None = None
+    enthalpy_slope_error: float | None = None
+    polarizability_asymmetry: float | None = None
+    repairs: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+
+    @computed_field
+    @property
+    def passed(self) -> bool:
+        """True where no check failed."""
+        return not self.flags
+
+
+class Provenance(Record):
+    """How a label was computed. Paths and parallelism are kept apart from what identifies it.
+
+    Attributes:
+        code: ``pw.x``, ``vasp``, ...; with its version in ``code_version``.
+        protocol: name of the level of theory.
+        inputs_hash: hash of everything that determines the numbers: resolved inputs, pseudopotentials, stencil.
+        pseudopotentials: SHA-256 of the file of each element.
+        scf_count, scf_iterations, seconds: the cost.
+        directory: where the files lie, relative to the project.
+    """
+
+    code: str
+    code_version: str = ""
+    protocol: str = ""
+    inputs_hash: str = ""
+    pseudopotentials: dict[str, str] = {}
+    scf_count: int = 0
+    scf_iterations: int = 0
+    seconds: float = 0.0
+    directory: str = ""
+
+
+class Proposal(Record):
+    """Why a frame was labelled: where it came from, and what the model that proposed it thought of it.
+
+    Attributes:
+        origin: ``parent``, ``rattle``, ``dynamics``, ``import``, ...
+        generation: 0 for the first frames.
+        parent_frame_id: the frame it was made from.
+        model_id: the model whose dynamics met it.
+        temperature: K; ``field``: V/A, (3,); ``time``: fs into the run.
+        uncertainty: calibrated uncertainty by label name, in the label's unit.
+        reason: one line for people.
+    """
+
+    origin: str
+    generation: int = 0
+    parent_frame_id: str | None = None
+    model_id: str | None = None
+    temperature: float | None = None
+    field: Vector | None = None
+    time: float | None = None
+    uncertainty: dict[str, float] = {}
+    reason: str = ""
+
+
+class LabelledFrame(Record):
+    """A frame with its labels, or with the reason why it has none."""
+
+    label_id: str
+    frame: Frame
+    status: Literal["done", "failed"] = "done"
+    failure: str | None = None
+    response: ElectricResponse = ElectricResponse()
+    field_points: tuple[FieldPoint, ...] = ()
+    proposal: Proposal = Proposal(origin="import")
+    provenance: Provenance
+    quality: Quality = Quality()
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def trainable(self) -> bool:
+        """True for a finished label whose checks all passed."""
+        return self.status == "done" and self.quality.passed

@@ -1,0 +1,1 @@
+"""Jobs, flows, stores, executors, reports and the command line."""
