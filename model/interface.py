@@ -1,0 +1,36 @@
+"""What every enthalpy model offers: one scalar U(R, h, E) per structure, of which all responses are derivatives."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from .graph import Graph
+
+
+class EnthalpyModel(nn.Module, ABC):
+    """A differentiable electric enthalpy.
+
+    Attributes:
+        species: chemical symbols in the order of the species index.
+        cutoff: range of the neighbour list it needs, A.
+    """
+
+    species: tuple[str, ...]
+    cutoff: float
+
+    @abstractmethod
+    def forward(self, graph: Graph) -> Tensor:
+        """Electric enthalpy of each structure, eV, (B,)."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating type of the parameters."""
+        return next((p.dtype for p in (*self.parameters(), *self.buffers()) if p.is_floating_point()), torch.float64)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the parameters."""
+        return next((p.device for p in (*self.parameters(), *self.buffers())), torch.device("cpu"))
