@@ -100,7 +100,9 @@ def build_graph(
     index = {symbol: i for i, symbol in enumerate(species)}
     unknown = sorted({s for frame in frames for s in frame.species} - set(index))
     if unknown:
-        raise ValueError(f"the model knows {', '.join(species)}, not {', '.join(unknown)}: train it on these species first")
+        raise ValueError(
+            f"the model knows {', '.join(species)}, not {', '.join(unknown)}: train it on these species first"
+        )
     lists = [padded_neighbours(frame.positions, frame.cell, frame.pbc, cutoff) for frame in frames]
     width = max(neighbours.shape[1] for neighbours, _, _ in lists)
     counts = [len(frame) for frame in frames]

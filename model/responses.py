@@ -88,7 +88,7 @@ def strain_derivative(model: EnthalpyModel, graph: Graph) -> Tensor:
     """Raw derivative dU/d(strain) for a general, not symmetrized strain r -> (1 + strain) r, eV, (B, 3, 3).
 
     Rotating the structure alone is not a symmetry in a field: the antisymmetric part is the field torque,
-    D - D^T = E P^T - P E^T with [a, b] the derivative by strain_ab (from U(QR, QE) = U(R, E)).
+    D - D^T = P E^T - E P^T with [a, b] the derivative by strain_ab (from U(QR, QE) = U(R, E)).
     """
     strain = graph.cell.new_zeros(graph.cell.shape).requires_grad_()
     with torch.enable_grad():

@@ -1,1 +1,1 @@
-""""""
+"""Building blocks of the enthalpy network, one subject a file."""

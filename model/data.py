@@ -1,0 +1,143 @@
+"""Labelled frames as tensors: batches with masks, and least-squares references."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..dft_inputs.polarization import closest_lattice_vector
+from ..dft_inputs.records import LABELS, LabelledFrame
+from .graph import Graph, build_graph
+from .network import EnthalpyNetwork
+
+PER_ATOM = frozenset({"forces", "born_effective_charges"})
+_SHAPES = {
+    "enthalpy": (),
+    "forces": (3,),
+    "stress": (3, 3),
+    "polarization": (3,),
+    "born_effective_charges": (3, 3),
+    "polarizability": (3, 3),
+}
+
+
+@dataclass(frozen=True)
+class LabelledBatch:
+    """A graph with its labels.
+
+    Attributes:
+        graph: the structures, at the field of their labels.
+        labels: tensor of each label; per atom (N, ...) or per structure (B, ...). Masked entries are zero.
+        present: whether each label is there, (B,) bool per label name.
+        quanta: lattice of quanta of P, rows, e A, (B, 3, 3).
+        atoms: number of atoms of each structure, (B,).
+    """
+
+    graph: Graph
+    labels: dict[str, Tensor]
+    present: dict[str, Tensor]
+    quanta: Tensor
+    atoms: Tensor
+
+    def entry_mask(self, label: str) -> Tensor:
+        """Mask of a label's leading axis: atoms for per-atom labels, structures for the others."""
+        mask = self.present[label]
+        return mask[self.graph.structure] if label in PER_ATOM else mask
+
+
+def make_batch(frames: Sequence[LabelledFrame], model: EnthalpyNetwork) -> LabelledBatch:
+    """Collate labelled frames for a model; missing labels are masked.
+
+    Raises:
+        ValueError: a frame with unknown species, or a charged cell under the model's reference charges.
+    """
+    geometries = [item.frame for item in frames]
+    fields = np.stack([item.response.field for item in frames])
+    graph = build_graph(geometries, model.species, model.cutoff, fields, model.dtype)
+    _check_neutral(graph, model, frames)
+    labels, present = {}, {}
+    for name in LABELS:
+        rows = []
+        for item in frames:
+            value = getattr(item.response, name)
+            shape = (len(item.frame), *_SHAPES[name]) if name in PER_ATOM else _SHAPES[name]
+            rows.append(np.zeros(shape) if value is None else np.asarray(value))
+        stacked = np.concatenate(rows) if name in PER_ATOM else np.stack(rows)
+        labels[name] = torch.tensor(stacked, dtype=model.dtype)
+        present[name] = torch.tensor([getattr(item.response, name) is not None for item in frames])
+    quanta = [
+        item.frame.cell if item.response.polarization_quanta is None else item.response.polarization_quanta
+        for item in frames
+    ]
+    return LabelledBatch(
+        graph=graph,
+        labels=labels,
+        present=present,
+        quanta=torch.tensor(np.stack(quanta), dtype=model.dtype),
+        atoms=torch.tensor([float(len(frame)) for frame in geometries], dtype=model.dtype),
+    )
+
+
+def branch_shift(predicted: Tensor, batch: LabelledBatch) -> Tensor:
+    """The whole quanta n Q between label and prediction, (B, 3): label + n Q is closest to the prediction.
+
+    The enthalpy label then moves by -E . n Q, as dU/dE = -P. Being an integer, the shift carries no gradient.
+    """
+    difference = (predicted - batch.labels["polarization"]).detach().cpu().double().numpy()
+    quanta = batch.quanta.cpu().double().numpy()
+    shift = np.stack([closest_lattice_vector(d, q) for d, q in zip(difference, quanta, strict=True)])
+    shift *= batch.present["polarization"].cpu().numpy()[:, None]
+    return torch.tensor(shift, dtype=predicted.dtype, device=predicted.device)
+
+
+def fit_references(model: EnthalpyNetwork, frames: Sequence[LabelledFrame]) -> None:
+    """Set the model's references from training frames by least squares.
+
+    Energy per species from the enthalpies, on-site polarizability per species from the traces of alpha, the energy
+    scale from the forces. Minimum-norm solutions serve where the composition does not vary.
+
+    Raises:
+        ValueError: no frame has an enthalpy or forces.
+    """
+    counts = np.array([[item.frame.species.count(s) for s in model.species] for item in frames], dtype=float)
+    responses = [item.response for item in frames]
+    energies = [(c, r.enthalpy) for c, r in zip(counts, responses, strict=True) if r.enthalpy is not None]
+    alphas = [
+        (c, np.trace(r.polarizability) / 3)
+        for c, r in zip(counts, responses, strict=True)
+        if r.polarizability is not None
+    ]
+    forces = [np.square(r.forces).mean() for r in responses if r.forces is not None]
+    if not energies and not forces:
+        raise ValueError("no training frame has an enthalpy or forces: nothing to fit")
+    with torch.no_grad():
+        if energies:
+            model.energy_reference.copy_(_least_squares(energies))
+        if alphas:
+            model.polarizability_reference.copy_(_least_squares(alphas))
+        if forces:
+            model.energy_scale.fill_(max(float(np.sqrt(np.mean(forces))), 0.1))
+
+
+def mean_neighbours(frames: Sequence[LabelledFrame], species: Sequence[str], cutoff: float) -> float:
+    """Mean number of neighbours per atom within the cutoff, the network's normalization."""
+    graph = build_graph([item.frame for item in frames], species, cutoff)
+    return max(1.0, float(graph.mask.sum() / graph.n_atoms))
+
+
+def _least_squares(pairs: Sequence[tuple[np.ndarray, float]]) -> Tensor:
+    counts, values = np.array([c for c, _ in pairs]), np.array([v for _, v in pairs])
+    return torch.tensor(np.linalg.lstsq(counts, values, rcond=None)[0])
+
+
+def _check_neutral(graph: Graph, model: EnthalpyNetwork, frames: Sequence[LabelledFrame]) -> None:
+    charge = graph.sum_structures(model.charges[graph.species, None])[:, 0]
+    for item, total in zip(frames, charge.tolist(), strict=True):
+        if abs(total) > 1e-6 and any(item.frame.pbc):
+            raise ValueError(
+                f"reference charges of {item.frame.formula} add up to {total:+g} e: give oxidation numbers that make the cell neutral"
+            )

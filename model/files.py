@@ -1,0 +1,88 @@
+"""Model files: weights as safetensors, everything else as JSON. Nothing is unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from .network import EnthalpyNetwork, NetworkConfig
+
+FORMAT_VERSION = 1
+_WEIGHTS, _CONFIG = "weights.safetensors", "config.json"
+
+
+class ModelFileError(ValueError):
+    """A model directory that cannot be read or must not be trusted."""
+
+
+def save_model(model: EnthalpyNetwork, directory: Path) -> str:
+    """Write a model and return its ``model_id``, the hash of weights and architecture."""
+    directory.mkdir(parents=True, exist_ok=True)
+    blob = save(_tensors(model))
+    digest = hashlib.sha256(blob).hexdigest()
+    config = {
+        "format_version": FORMAT_VERSION,
+        "network": model.config.model_dump(mode="json"),
+        "weights_sha256": digest,
+        "model_id": model_id(model),
+    }
+    write_atomically(directory / _WEIGHTS, blob)
+    write_atomically(directory / _CONFIG, json.dumps(config, indent=1).encode())
+    return config["model_id"]
+
+
+def load_model(directory: Path | str) -> EnthalpyNetwork:
+    """Read a model written by ``save_model``.
+
+    Raises:
+        ModelFileError: files missing, of a newer format, or with weights that are not those of the config.
+    """
+    directory = Path(directory)
+    try:
+        config = json.loads((directory / _CONFIG).read_text())
+        blob = (directory / _WEIGHTS).read_bytes()
+    except (OSError, json.JSONDecodeError) as error:
+        raise ModelFileError(f"no readable model in {directory}: {error}") from error
+    if config.get("format_version") != FORMAT_VERSION:
+        raise ModelFileError(
+            f"{directory} has model format {config.get('format_version')}, this version reads {FORMAT_VERSION}: update fieldloop"
+        )
+    if hashlib.sha256(blob).hexdigest() != config.get("weights_sha256"):
+        raise ModelFileError(f"{directory}/{_WEIGHTS} is not the file its config was written for: restore both")
+    model = EnthalpyNetwork(NetworkConfig(**config["network"]))
+    try:
+        model.load_state_dict(load_file(directory / _WEIGHTS))
+    except RuntimeError as error:
+        raise ModelFileError(
+            f"{directory}: weights do not fit the architecture: {str(error).splitlines()[0]}"
+        ) from error
+    if model_id(model) != config.get("model_id"):
+        raise ModelFileError(f"{directory}/{_CONFIG} was changed after it was written: restore it")
+    return model
+
+
+def model_id(model: EnthalpyNetwork) -> str:
+    """Hash of weights and architecture, 16 hex digits."""
+    digest = hashlib.sha256(model.config.model_dump_json().encode())
+    digest.update(save(_tensors(model)))
+    return digest.hexdigest()[:16]
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file that is either the old or the new one, whatever kills the process."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as handle:
+        handle.write(content)
+        handle.flush()
+        os.fsync(handle.fileno())
+    temporary.replace(path)
+
+
+def _tensors(model: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().contiguous() for name, value in sorted(model.state_dict().items())}
