@@ -24,8 +24,8 @@ LABELS = ("enthalpy", "forces", "stress", "polarization", "born_effective_charge
 """Every quantity a frame may be labelled with, in the order of tables and reports."""
 
 
-def array_of(*shape: int | None) -> Any:
-    """Annotated NumPy float array of a fixed shape; None stands for any length (atoms)."""
+def _shaped(*shape: int | None) -> BeforeValidator:
+    """Validate a finite float array of a fixed shape; None stands for any length (atoms)."""
 
     def validate(value: Any) -> np.ndarray:
         array = np.array(value, dtype=float)
@@ -36,13 +36,15 @@ def array_of(*shape: int | None) -> Any:
         array.flags.writeable = False
         return array
 
-    return Annotated[np.ndarray, BeforeValidator(validate), PlainSerializer(lambda array: array.tolist())]
+    return BeforeValidator(validate)
 
 
-Vector = array_of(3)
-Matrix = array_of(3, 3)
-AtomVectors = array_of(None, 3)
-AtomMatrices = array_of(None, 3, 3)
+_AS_LISTS = PlainSerializer(lambda array: array.tolist())
+
+Vector = Annotated[np.ndarray, _shaped(3), _AS_LISTS]
+Matrix = Annotated[np.ndarray, _shaped(3, 3), _AS_LISTS]
+AtomVectors = Annotated[np.ndarray, _shaped(None, 3), _AS_LISTS]
+AtomMatrices = Annotated[np.ndarray, _shaped(None, 3, 3), _AS_LISTS]
 
 
 class Record(BaseModel):
@@ -196,7 +198,9 @@ class FieldPoint(Record):
 
 
 class Quality(Record):
-    """The checks of a label as numbers; ``flags`` names those that failed. A flagged frame is stored but not trained on.
+    """The checks of a label as numbers; ``flags`` names those that failed.
+
+    A flagged frame is stored but not trained on.
 
     Attributes:
         scf_accuracy: largest remaining SCF energy error of the points, eV.

@@ -139,5 +139,6 @@ def _check_neutral(graph: Graph, model: EnthalpyNetwork, frames: Sequence[Labell
     for item, total in zip(frames, charge.tolist(), strict=True):
         if abs(total) > 1e-6 and any(item.frame.pbc):
             raise ValueError(
-                f"reference charges of {item.frame.formula} add up to {total:+g} e: give oxidation numbers that make the cell neutral"
+                f"reference charges of {item.frame.formula} add up to {total:+g} e: "
+                "give oxidation numbers that make the cell neutral"
             )

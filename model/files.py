@@ -51,7 +51,8 @@ def load_model(directory: Path | str) -> EnthalpyNetwork:
         raise ModelFileError(f"no readable model in {directory}: {error}") from error
     if config.get("format_version") != FORMAT_VERSION:
         raise ModelFileError(
-            f"{directory} has model format {config.get('format_version')}, this version reads {FORMAT_VERSION}: update fieldloop"
+            f"{directory} has model format {config.get('format_version')}, this version reads {FORMAT_VERSION}: "
+            "update fieldloop"
         )
     if hashlib.sha256(blob).hexdigest() != config.get("weights_sha256"):
         raise ModelFileError(f"{directory}/{_WEIGHTS} is not the file its config was written for: restore both")

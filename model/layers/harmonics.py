@@ -21,7 +21,9 @@ def edge_harmonics(directions: Tensor, l_max: int) -> Tensor:
 
 
 def field_harmonics(field: Tensor, l_max: int) -> Tensor:
-    """Solid harmonics |E|^l Y_lm(E/|E|), smooth at E = 0, with |E|^2 in the l = 0 place (a constant would carry nothing).
+    """Solid harmonics |E|^l Y_lm(E/|E|), smooth at E = 0, with |E|^2 in the l = 0 place.
+
+    A constant there would carry nothing.
 
     Args:
         field: in units of the network's field scale, (..., 3).

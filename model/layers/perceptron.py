@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -17,9 +19,7 @@ class Perceptron(nn.Module):
 
     def __init__(self, *sizes: int) -> None:
         super().__init__()
-        self.weights = nn.ParameterList(
-            [nn.Parameter(torch.randn(a, b)) for a, b in zip(sizes, sizes[1:], strict=False)]
-        )
+        self.weights = nn.ParameterList([nn.Parameter(torch.randn(a, b)) for a, b in pairwise(sizes)])
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., sizes[0]) to (..., sizes[-1])."""

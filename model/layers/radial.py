@@ -9,7 +9,10 @@ from torch import Tensor, nn
 
 
 def polynomial_envelope(r: Tensor, cutoff: float, power: int = 6) -> Tensor:
-    """1 at r = 0, and 0 with ``power`` - 4 = 2 continuous derivatives at the cutoff (DimeNet, arXiv:2003.03123, eq. 8)."""
+    """1 at r = 0, and 0 with ``power`` - 4 = 2 continuous derivatives at the cutoff.
+
+    DimeNet, arXiv:2003.03123, eq. 8.
+    """
     x = (r / cutoff).clamp(max=1.0)
     p = power
     return 1 - (p + 1) * (p + 2) / 2 * x**p + p * (p + 2) * x ** (p + 1) - p * (p + 1) / 2 * x ** (p + 2)

@@ -1,0 +1,119 @@
+"""Predictions of several networks for the same frames: their mean is the prediction, their spread the uncertainty."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..dft_inputs.records import ElectricResponse, Frame
+from .graph import build_graph
+from .network import EnthalpyNetwork
+from .responses import Responses, compute_responses
+
+
+@dataclass(frozen=True)
+class CommitteePrediction:
+    """Responses of one frame by K members.
+
+    Attributes:
+        field: V/A, (3,).
+        enthalpy: eV, (K,).
+        forces: eV/A, (K, N, 3).
+        stress: eV/A^3, (K, 3, 3).
+        polarization: e A, (K, 3).
+        born_effective_charges: e, (K, N, 3, 3).
+        polarizability: e^2 A^2/eV, (K, 3, 3).
+        descriptor: mean learned descriptor of each species in the first member, (species * scalars,).
+    """
+
+    field: np.ndarray
+    enthalpy: np.ndarray
+    forces: np.ndarray
+    stress: np.ndarray
+    polarization: np.ndarray
+    born_effective_charges: np.ndarray
+    polarizability: np.ndarray
+    descriptor: np.ndarray
+
+    def mean(self) -> ElectricResponse:
+        """The committee's prediction."""
+        return ElectricResponse(
+            field=self.field,
+            enthalpy=float(self.enthalpy.mean()),
+            forces=self.forces.mean(0),
+            stress=self.stress.mean(0),
+            polarization=self.polarization.mean(0),
+            born_effective_charges=self.born_effective_charges.mean(0),
+            polarizability=self.polarizability.mean(0),
+        )
+
+
+def predict(
+    members: Sequence[EnthalpyNetwork], frames: Sequence[Frame], fields: np.ndarray | None = None, batch_size: int = 16
+) -> list[CommitteePrediction]:
+    """All responses of frames by every member.
+
+    Args:
+        members: networks of the same species.
+        frames: geometries.
+        fields: field of each frame, V/A, (B, 3) or (3,); zero where not given.
+        batch_size: frames at a time.
+
+    Raises:
+        ValueError: no member, or members of different species.
+    """
+    if not members:
+        raise ValueError("a committee needs at least one member")
+    if len({member.species for member in members}) > 1:
+        raise ValueError("the members of a committee must know the same species in the same order")
+    fields = np.zeros((len(frames), 3)) if fields is None else np.broadcast_to(fields, (len(frames), 3))
+    predictions = []
+    for start in range(0, len(frames), batch_size):
+        part = slice(start, start + batch_size)
+        predictions += _predict_batch(members, frames[part], fields[part])
+    return predictions
+
+
+def _predict_batch(
+    members: Sequence[EnthalpyNetwork], frames: Sequence[Frame], fields: np.ndarray
+) -> list[CommitteePrediction]:
+    responses: list[Responses] = []
+    descriptors = np.empty(0)
+    for index, member in enumerate(members):
+        graph = build_graph(frames, member.species, member.cutoff, fields, member.dtype).to(member.device)
+        responses.append(compute_responses(member, graph, stress=True, born=True))
+        if index == 0:
+            with torch.no_grad():
+                descriptors = member.descriptors(graph).cpu().double().numpy()
+    stacked = {
+        name: np.stack([getattr(response, name).cpu().double().numpy() for response in responses])
+        for name in Responses.__dataclass_fields__
+    }
+    ends = np.cumsum([len(frame) for frame in frames])
+    predictions = []
+    for b, (frame, end) in enumerate(zip(frames, ends, strict=True)):
+        atoms = slice(end - len(frame), end)
+        predictions.append(
+            CommitteePrediction(
+                field=fields[b],
+                enthalpy=stacked["enthalpy"][:, b],
+                forces=stacked["forces"][:, atoms],
+                stress=stacked["stress"][:, b],
+                polarization=stacked["polarization"][:, b],
+                born_effective_charges=stacked["born_effective_charges"][:, atoms],
+                polarizability=stacked["polarizability"][:, b],
+                descriptor=_by_species(descriptors[atoms], frame, members[0].species),
+            )
+        )
+    return predictions
+
+
+def _by_species(per_atom: np.ndarray, frame: Frame, species: Sequence[str]) -> np.ndarray:
+    """Mean descriptor of the atoms of each species, one after the other; zeros where a species is absent."""
+    symbols = np.array(frame.species)
+    return np.concatenate(
+        [per_atom[symbols == s].mean(0) if (symbols == s).any() else np.zeros(per_atom.shape[1]) for s in species]
+    )
