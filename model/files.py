@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from .network import EnthalpyNetwork, NetworkConfig
+from .network import EnthalpyNetwork
+from .settings import NetworkConfig
 
 FORMAT_VERSION = 1
 _WEIGHTS, _CONFIG = "weights.safetensors", "config.json"

@@ -9,38 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from ..dft_inputs.records import LABELS
 from .data import LabelledBatch, branch_shift
 from .responses import Responses
-
-
-class Tolerances(BaseModel):
-    """The error of each label that counts as one in the loss; null leaves the label out.
-
-    Attributes:
-        enthalpy: eV/atom.
-        forces: eV/A.
-        stress: eV/A^3.
-        polarization: e A.
-        born_effective_charges: e.
-        polarizability: e^2 A^2/eV.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    enthalpy: float | None = Field(default=2e-3, gt=0)
-    forces: float | None = Field(default=0.03, gt=0)
-    stress: float | None = Field(default=3e-3, gt=0)
-    polarization: float | None = Field(default=0.02, gt=0)
-    born_effective_charges: float | None = Field(default=0.02, gt=0)
-    polarizability: float | None = Field(default=0.05, gt=0)
-
-    def used(self) -> tuple[str, ...]:
-        """Names of the labels that enter the loss."""
-        return tuple(name for name in LABELS if getattr(self, name) is not None)
+from .settings import Tolerances
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ carry the formal part of P, which a local invariant network cannot.
 from __future__ import annotations
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from .graph import Graph
@@ -20,52 +19,9 @@ from .layers.harmonics import degrees, edge_harmonics, field_harmonics
 from .layers.perceptron import Perceptron
 from .layers.radial import BesselBasis, polynomial_envelope
 from .layers.repulsion import Repulsion
+from .settings import NetworkConfig
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
-
-
-class NetworkConfig(BaseModel):
-    """Everything that fixes the architecture.
-
-    Attributes:
-        species: chemical symbols.
-        reference_charges: oxidation number of each species, e; the cell must be neutral. Empty for none.
-        cutoff: A.
-        l_max: highest degree of the tensors.
-        layers: number of couplings; two or more let alpha depend on the environment.
-        scalars: width of the edge scalars and perceptrons.
-        tensors: number of tensor channels.
-        radial: number of Bessel functions.
-        neighbours: mean number of neighbours, for normalization; measured on the training set where None.
-        field_scale: field that counts as one in the network, V/A.
-        repulsion: add the ZBL repulsion.
-        dtype: ``float32`` or ``float64``.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    species: tuple[str, ...] = Field(min_length=1)
-    reference_charges: dict[str, int] = {}
-    cutoff: float = Field(default=5.0, gt=0)
-    l_max: int = Field(default=2, ge=1, le=4)
-    layers: int = Field(default=2, ge=1, le=4)
-    scalars: int = Field(default=32, ge=1)
-    tensors: int = Field(default=16, ge=1)
-    radial: int = Field(default=8, ge=1)
-    neighbours: float = Field(default=20.0, gt=0)
-    field_scale: float = Field(default=1.0, gt=0)
-    repulsion: bool = True
-    dtype: str = "float64"
-
-    @model_validator(mode="after")
-    def _consistent(self) -> NetworkConfig:
-        if self.dtype not in _DTYPES:
-            raise ValueError(f"dtype must be float32 or float64, not {self.dtype}")
-        if len(set(self.species)) != len(self.species):
-            raise ValueError(f"species are named twice: {', '.join(self.species)}")
-        if self.reference_charges and set(self.reference_charges) != set(self.species):
-            raise ValueError("reference_charges must name every species, or none")
-        return self
 
 
 class EnthalpyNetwork(EnthalpyModel):

@@ -14,52 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 
 from ..dft_inputs.records import LabelledFrame
 from .data import LabelledBatch, fit_references, make_batch, mean_neighbours
 from .files import write_atomically
-from .losses import SquaredErrors, Tolerances, loss, squared_errors
-from .network import EnthalpyNetwork, NetworkConfig
+from .losses import SquaredErrors, loss, squared_errors
+from .network import EnthalpyNetwork
 from .responses import Responses, compute_responses
-
-
-class TrainingSettings(BaseModel):
-    """How a network is trained.
-
-    Attributes:
-        epochs: passes over the training frames.
-        batch_size: frames per step.
-        learning_rate: at the start; falls to ``final_learning_rate`` along a cosine.
-        warmup: share of the steps over which the learning rate rises from zero.
-        ema_decay: of the moving average of the weights that is kept.
-        gradient_clip: largest norm of the gradient, in units of its running mean.
-        tolerances: error of each label that counts as one.
-        checkpoint_every: epochs between checkpoints.
-        validate_every: epochs between validations.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    epochs: int = Field(default=200, ge=1)
-    batch_size: int = Field(default=2, ge=1)
-    learning_rate: float = Field(default=5e-3, gt=0)
-    final_learning_rate: float = Field(default=1e-5, gt=0)
-    warmup: float = Field(default=0.02, ge=0, lt=1)
-    ema_decay: float = Field(default=0.99, ge=0, lt=1)
-    gradient_clip: float = Field(default=5.0, gt=0)
-    tolerances: Tolerances = Tolerances()
-    checkpoint_every: int = Field(default=10, ge=1)
-    validate_every: int = Field(default=10, ge=1)
-
-
-class EpochRecord(BaseModel):
-    """One row of the learning curve: RMSE by label, of the averaged weights on the validation frames."""
-
-    epoch: int
-    seconds: float
-    loss: float
-    validation: dict[str, float] = {}
+from .settings import EpochRecord, NetworkConfig, Tolerances, TrainingSettings
 
 
 @dataclass(frozen=True)

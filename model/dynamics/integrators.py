@@ -21,7 +21,7 @@ NOISE_BLOCK = 16
 
 
 @dataclass(frozen=True)
-class Atoms:
+class Particles:
     """What does not move in a batch of B replicas with N atoms in all.
 
     Attributes:
@@ -80,12 +80,12 @@ class State:
     work: Tensor
     heat: Tensor
 
-    def conserved(self, atoms: Atoms) -> Tensor:
+    def conserved(self, particles: Particles) -> Tensor:
         """K + U + integral P.dE - heat, eV, (B,): constant up to the error of the integrator in every ensemble.
 
         At fixed E the forces conserve K + U(R, E); a changing field adds dU = -P.dE.
         """
-        return atoms.kinetic_energy(self.velocities) + self.enthalpy + self.work - self.heat
+        return particles.kinetic_energy(self.velocities) + self.enthalpy + self.work - self.heat
 
 
 Evaluate = Callable[[Tensor, Tensor], Responses]
@@ -104,7 +104,7 @@ def initial_state(positions: Tensor, velocities: Tensor, field: Tensor, evaluate
 
 
 def advance(
-    state: State, field: Tensor, evaluate: Evaluate, atoms: Atoms, timestep: float, thermostat: Thermostat | None = None
+    state: State, field: Tensor, evaluate: Evaluate, particles: Particles, timestep: float, thermostat: Thermostat | None = None
 ) -> State:
     """One step: velocity Verlet, or BAOAB with a thermostat between the two half drifts.
 
@@ -112,18 +112,18 @@ def advance(
         state: where the step starts.
         field: at the end of the step, V/A, (B, 3).
         evaluate: enthalpy, forces and polarization.
-        atoms: masses and replicas.
+        particles: masses and replicas.
         timestep: fs.
         thermostat: the Ornstein-Uhlenbeck step of the velocities.
     """
-    half_kick = timestep / 2 / atoms.masses[:, None]
+    half_kick = timestep / 2 / particles.masses[:, None]
     velocities = state.velocities + half_kick * state.forces
     positions = state.positions + timestep / 2 * velocities
     heat = state.heat
     if thermostat is not None:
-        before = atoms.kinetic_energy(velocities)
+        before = particles.kinetic_energy(velocities)
         velocities = thermostat(velocities)
-        heat = heat + atoms.kinetic_energy(velocities) - before
+        heat = heat + particles.kinetic_energy(velocities) - before
     positions = positions + timestep / 2 * velocities
     out = evaluate(positions, field)
     forces, polarization = out.forces.double(), out.polarization.double()

@@ -1,0 +1,115 @@
+"""What fixes a network and its training. Plain pydantic models: reading a configuration does not import torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from ..dft_inputs.records import LABELS
+
+
+class NetworkConfig(BaseModel):
+    """Everything that fixes the architecture.
+
+    Attributes:
+        species: chemical symbols.
+        reference_charges: oxidation number of each species, e; the cell must be neutral. Empty for none.
+        cutoff: A.
+        l_max: highest degree of the tensors.
+        layers: number of couplings; two or more let alpha depend on the environment.
+        scalars: width of the edge scalars and perceptrons.
+        tensors: number of tensor channels.
+        radial: number of Bessel functions.
+        neighbours: mean number of neighbours, for normalization; measured on the training set where None.
+        field_scale: field that counts as one in the network, V/A.
+        repulsion: add the ZBL repulsion.
+        dtype: ``float32`` or ``float64``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    species: tuple[str, ...] = Field(min_length=1)
+    reference_charges: dict[str, int] = {}
+    cutoff: float = Field(default=5.0, gt=0)
+    l_max: int = Field(default=2, ge=1, le=4)
+    layers: int = Field(default=2, ge=1, le=4)
+    scalars: int = Field(default=32, ge=1)
+    tensors: int = Field(default=16, ge=1)
+    radial: int = Field(default=8, ge=1)
+    neighbours: float = Field(default=20.0, gt=0)
+    field_scale: float = Field(default=1.0, gt=0)
+    repulsion: bool = True
+    dtype: Literal["float32", "float64"] = "float64"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> NetworkConfig:
+        if len(set(self.species)) != len(self.species):
+            raise ValueError(f"species are named twice: {', '.join(self.species)}")
+        if self.reference_charges and set(self.reference_charges) != set(self.species):
+            raise ValueError("reference_charges must name every species, or none")
+        return self
+
+
+class Tolerances(BaseModel):
+    """The error of each label that counts as one in the loss; null leaves the label out.
+
+    Attributes:
+        enthalpy: eV/atom.
+        forces: eV/A.
+        stress: eV/A^3.
+        polarization: e A.
+        born_effective_charges: e.
+        polarizability: e^2 A^2/eV.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    enthalpy: float | None = Field(default=2e-3, gt=0)
+    forces: float | None = Field(default=0.03, gt=0)
+    stress: float | None = Field(default=3e-3, gt=0)
+    polarization: float | None = Field(default=0.02, gt=0)
+    born_effective_charges: float | None = Field(default=0.02, gt=0)
+    polarizability: float | None = Field(default=0.05, gt=0)
+
+    def used(self) -> tuple[str, ...]:
+        """Names of the labels that enter the loss."""
+        return tuple(name for name in LABELS if getattr(self, name) is not None)
+
+
+class TrainingSettings(BaseModel):
+    """How a network is trained.
+
+    Attributes:
+        epochs: passes over the training frames.
+        batch_size: frames per step.
+        learning_rate: at the start; falls to ``final_learning_rate`` along a cosine.
+        warmup: share of the steps over which the learning rate rises from zero.
+        ema_decay: of the moving average of the weights that is kept.
+        gradient_clip: largest norm of the gradient, in units of its running mean.
+        tolerances: error of each label that counts as one.
+        checkpoint_every: epochs between checkpoints.
+        validate_every: epochs between validations.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: int = Field(default=200, ge=1)
+    batch_size: int = Field(default=2, ge=1)
+    learning_rate: float = Field(default=5e-3, gt=0)
+    final_learning_rate: float = Field(default=1e-5, gt=0)
+    warmup: float = Field(default=0.02, ge=0, lt=1)
+    ema_decay: float = Field(default=0.99, ge=0, lt=1)
+    gradient_clip: float = Field(default=5.0, gt=0)
+    tolerances: Tolerances = Tolerances()
+    checkpoint_every: int = Field(default=10, ge=1)
+    validate_every: int = Field(default=10, ge=1)
+
+
+class EpochRecord(BaseModel):
+    """One row of the learning curve: RMSE by label, of the averaged weights on the validation frames."""
+
+    epoch: int
+    seconds: float
+    loss: float
+    validation: dict[str, float] = {}
