@@ -1,1 +1,1 @@
-""""""
+"""Where frames come from: first seeds, and later what the dynamics meets."""

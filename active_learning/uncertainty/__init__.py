@@ -1,1 +1,1 @@
-""""""
+"""How unsure a model is, in physical units, and how far that can be believed."""
