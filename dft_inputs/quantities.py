@@ -1,0 +1,65 @@
+"""Quantities of configuration files: a number in the project's unit, or text with a unit, e.g. ``0.36 MV/cm``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+
+from .units import (
+    HARTREE_FIELD_IN_V_PER_ANGSTROM,
+    HARTREE_IN_EV,
+    MV_PER_CM_IN_V_PER_ANGSTROM,
+    RYDBERG_FIELD_IN_V_PER_ANGSTROM,
+    RYDBERG_IN_EV,
+)
+
+_UNITS: dict[str, dict[str, float]] = {
+    "field": {
+        "V/A": 1.0,
+        "V/nm": 0.1,
+        "V/m": 1e-10,
+        "MV/m": 1e-4,
+        "kV/cm": 1e-3 * MV_PER_CM_IN_V_PER_ANGSTROM,
+        "MV/cm": MV_PER_CM_IN_V_PER_ANGSTROM,
+        "Ry a.u.": RYDBERG_FIELD_IN_V_PER_ANGSTROM,
+        "Ha a.u.": HARTREE_FIELD_IN_V_PER_ANGSTROM,
+    },
+    "energy": {"eV": 1.0, "meV": 1e-3, "Ry": RYDBERG_IN_EV, "Ha": HARTREE_IN_EV},
+    "length": {"A": 1.0, "nm": 10.0, "pm": 0.01},
+    "time": {"fs": 1.0, "ps": 1e3, "ns": 1e6},
+    "temperature": {"K": 1.0},
+}
+
+
+def parse_quantity(value: Any, dimension: str) -> float:
+    """A number in the project's unit of a dimension.
+
+    Args:
+        value: a number, taken to be in the project's unit already, or text such as ``"0.36 MV/cm"``.
+        dimension: ``field``, ``energy``, ``length``, ``time`` or ``temperature``.
+
+    Raises:
+        ValueError: text that is no number with a unit of this dimension.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    units = _UNITS[dimension]
+    if isinstance(value, str):
+        number, _, unit = value.strip().partition(" ")
+        try:
+            magnitude = float(number)
+        except ValueError:
+            magnitude = None
+        if magnitude is not None and not unit:
+            return magnitude
+        if magnitude is not None and unit.strip() in units:
+            return magnitude * units[unit.strip()]
+    raise ValueError(f"{value!r} is no {dimension}: write a number and one of the units {', '.join(units)}")
+
+
+FieldStrength = Annotated[float, BeforeValidator(lambda value: parse_quantity(value, "field"))]
+Energy = Annotated[float, BeforeValidator(lambda value: parse_quantity(value, "energy"))]
+Length = Annotated[float, BeforeValidator(lambda value: parse_quantity(value, "length"))]
+Time = Annotated[float, BeforeValidator(lambda value: parse_quantity(value, "time"))]
+Temperature = Annotated[float, BeforeValidator(lambda value: parse_quantity(value, "temperature"))]

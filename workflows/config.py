@@ -1,0 +1,198 @@
+"""The campaign file: one YAML that says what to label, train, explore and when to stop.
+
+Every section is the settings model of the part it configures, so a key means the same in YAML and in Python.
+Unknown keys and wrong units are refused with the place where they stand.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+
+from ..active_learning.criteria import StopCriterion
+from ..active_learning.sampling.seeds import SeedSettings
+from ..active_learning.selection import SelectionSettings
+from ..dft_inputs.quantities import FieldStrength, Temperature, Time
+from ..dft_inputs.stencil import DEFAULT_STEP
+from ..model.settings import NetworkConfig, TrainingSettings
+
+
+class ConfigError(ValueError):
+    """A campaign file that cannot be run; the message is one line for people."""
+
+
+class Section(BaseModel):
+    """Base of the sections: frozen and closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PwSection(Section):
+    """How pw.x is run here. Nothing of this changes a number.
+
+    Attributes:
+        command: program or path.
+        launcher: words before it, e.g. ``mpirun -np 4``.
+        pseudo_dir: directory of the pseudopotentials.
+        timeout: longest run of one SCF, s.
+    """
+
+    command: str = "pw.x"
+    launcher: str = ""
+    pseudo_dir: Path = Path("/usr/share/espresso/pseudo")
+    timeout: float = Field(default=86400.0, gt=0)
+
+
+class CodesSection(Section):
+    """The programs of this machine."""
+
+    pw: PwSection = PwSection()
+
+
+class LabelSection(Section):
+    """The level of theory and the stencil of the labels.
+
+    Attributes:
+        protocol: ``fast``, ``standard`` or ``paper``.
+        settings: changes to the protocol, e.g. ``{kpoints: [2, 2, 2]}``.
+        pseudopotentials: file name by element; found by element in ``pseudo_dir`` where not given.
+        field_step: step of the field stencil.
+        order: order of the stencil, 2 or 4.
+    """
+
+    protocol: str = "standard"
+    settings: dict[str, Any] = {}
+    pseudopotentials: dict[str, str] = {}
+    field_step: Annotated[FieldStrength, Field(gt=0)] = DEFAULT_STEP
+    order: Literal[2, 4] = 2
+
+
+class CommitteeSection(Section):
+    """The networks and how they are trained.
+
+    Attributes:
+        members: size of the committee.
+        network: architecture (species are taken from the structure).
+        training: of the first generation.
+        retraining_epochs: of later generations, which start from the weights before.
+        validation_every: every n-th first frame validates and is never trained on.
+        seed: of the first member.
+    """
+
+    members: int = Field(default=3, ge=2)
+    network: dict[str, Any] = {}
+    training: TrainingSettings = TrainingSettings()
+    retraining_epochs: PositiveInt = 60
+    validation_every: int = Field(default=5, ge=2)
+    seed: int = Field(default=0, ge=0)
+
+
+class ExplorationSection(Section):
+    """Langevin dynamics that looks for frames the committee is unsure of.
+
+    Attributes:
+        temperatures: each is run in each field.
+        fields: static fields, (3,) components each.
+        replicas: copies of each run, with their own random numbers.
+        timestep, duration: of the dynamics.
+        friction: 1/fs.
+        candidate_every: time between frames whose uncertainty is measured.
+        stop_ratio: a replica is stopped where its uncertainty passes this many times a selection bound.
+    """
+
+    temperatures: tuple[Temperature, ...] = Field(default=(300.0,), min_length=1)
+    fields: tuple[tuple[FieldStrength, FieldStrength, FieldStrength], ...] = Field(default=((0, 0, 0),), min_length=1)
+    replicas: PositiveInt = 1
+    timestep: Annotated[Time, Field(gt=0)] = 1.0
+    duration: Annotated[Time, Field(gt=0)] = 1000.0
+    friction: float = Field(default=0.01, gt=0)
+    candidate_every: Annotated[Time, Field(gt=0)] = 50.0
+    stop_ratio: float = Field(default=5.0, gt=1)
+    seed: int = Field(default=0, ge=0)
+
+
+class CampaignConfig(Section):
+    """A campaign.
+
+    Attributes:
+        name: of the project; a store remembers it.
+        structure: file of the parent crystal, any format ASE reads, beside the YAML.
+        directory: where everything is kept, beside the YAML.
+        workers: DFT calculations and trainings at a time.
+        reference_charges: oxidation number of each element, e.
+    """
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_.-]+$")
+    structure: Path
+    directory: Path = Path("run")
+    workers: PositiveInt = 2
+    reference_charges: dict[str, int] = {}
+    codes: CodesSection = CodesSection()
+    label: LabelSection = LabelSection()
+    seeds: SeedSettings = SeedSettings()
+    committee: CommitteeSection = CommitteeSection()
+    exploration: ExplorationSection = ExplorationSection()
+    selection: SelectionSettings
+    stop: StopCriterion
+
+    @model_validator(mode="after")
+    def _enough_frames(self) -> CampaignConfig:
+        if self.seeds.count < self.committee.validation_every:
+            raise ValueError(
+                f"seeds.count ({self.seeds.count}) leaves no validation frame: "
+                f"make it at least committee.validation_every ({self.committee.validation_every})"
+            )
+        return self
+
+    def network(self, species: tuple[str, ...]) -> NetworkConfig:
+        """The architecture for the species of the structure, in alphabetical order.
+
+        Raises:
+            ConfigError: unknown keys, or reference charges that do not name these species.
+        """
+        settings = {"species": tuple(sorted(set(species))), "reference_charges": self.reference_charges}
+        try:
+            return NetworkConfig(**{**settings, **self.committee.network})
+        except (ValidationError, TypeError) as error:
+            raise ConfigError(f"committee.network: {first_error(error)}") from error
+
+
+def load_config(path: Path) -> CampaignConfig:
+    """Read a campaign file; relative paths are taken from its folder.
+
+    Raises:
+        ConfigError: no such file, invalid YAML, unknown keys, wrong units or values; one line with the place.
+    """
+    try:
+        data = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} must hold a mapping with the keys of a campaign (name, structure, ...)")
+    try:
+        config = CampaignConfig(**data)
+    except (ValidationError, TypeError) as error:
+        raise ConfigError(f"{path}: {first_error(error)}") from error
+    base = path.resolve().parent
+    return config.model_copy(
+        update={"structure": base / config.structure.expanduser(), "directory": base / config.directory.expanduser()}
+    )
+
+
+def first_error(error: Exception) -> str:
+    """The first complaint of a validation in one line: place, what is wrong, and what was given."""
+    if not isinstance(error, ValidationError):
+        return " ".join(str(error).split())
+    details = error.errors()[0]
+    place = ".".join(str(part) for part in details["loc"])
+    if details["type"] == "extra_forbidden":
+        return f"unknown key {place}"
+    if details["type"] == "missing":
+        return f"{place} is missing"
+    message = details["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message
