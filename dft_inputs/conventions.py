@@ -66,7 +66,7 @@ class Quantity:
         """The file's numbers as our value.
 
         Raises:
-            ConventionError: if they are not numbers or too many or too few.
+            ConventionError: if they are not finite numbers, or too many or too few.
         """
         array = np.asarray(value)
         shape = (natoms, *self.shape) if self.per_atom else self.shape
@@ -75,6 +75,8 @@ class Quantity:
             raise ConventionError(f"{self.key} is not made of numbers")
         if array.size != size:
             raise ConventionError(f"{self.key} has {array.size} numbers, expected {size}")
+        if not np.isfinite(array).all():
+            raise ConventionError(f"{self.key} has NaN or infinite entries")
         # ASE unpacks a 3x3 ``stress`` itself; what is still flat is unpacked here.
         order = "F" if self.fortran and array.ndim == 1 else "C"
         return self.decode(array.astype(float).reshape(shape, order=order))
