@@ -16,7 +16,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     part = path.with_name(f".{path.name}.part")
     with part.open("wb") as handle:
         np.savez(handle, **arrays)  # type: ignore[arg-type]
-        _to_disk(handle.fileno())
+        os.fsync(handle.fileno())
     part.replace(path)
 
 
@@ -26,7 +26,7 @@ def write_text(path: Path, text: str) -> None:
     with part.open("w") as handle:
         handle.write(text)
         handle.flush()
-        _to_disk(handle.fileno())
+        os.fsync(handle.fileno())
     part.replace(path)
 
 
@@ -49,7 +49,3 @@ def locked(directory: Path) -> Iterator[None]:
         except OSError:
             raise RuntimeError(f"another process runs dynamics in {directory}: wait for it or end it") from None
         yield
-
-
-def _to_disk(descriptor: int) -> None:
-    os.fsync(descriptor)

@@ -104,7 +104,12 @@ def initial_state(positions: Tensor, velocities: Tensor, field: Tensor, evaluate
 
 
 def advance(
-    state: State, field: Tensor, evaluate: Evaluate, particles: Particles, timestep: float, thermostat: Thermostat | None = None
+    state: State,
+    field: Tensor,
+    evaluate: Evaluate,
+    particles: Particles,
+    timestep: float,
+    thermostat: Thermostat | None = None,
 ) -> State:
     """One step: velocity Verlet, or BAOAB with a thermostat between the two half drifts.
 

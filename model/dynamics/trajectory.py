@@ -99,9 +99,8 @@ class ReplicaTrajectory:
 
     def frame(self, index: int) -> Frame:
         """The geometry of a frame of the trajectory."""
-        return self.start.model_copy(update={"positions": self.positions[index]}).model_validate(
-            {"species": self.start.species, "positions": self.positions[index], "cell": self.start.cell, "pbc": self.start.pbc}
-        )
+        start = self.start
+        return Frame(species=start.species, positions=self.positions[index], cell=start.cell, pbc=start.pbc)
 
     def temperature(self, degrees_of_freedom: int | None = None) -> np.ndarray:
         """Kinetic temperature 2 K / (f k_B), K, (T,).
@@ -176,7 +175,9 @@ def read_meta(directory: Path) -> TrajectoryMeta | None:
     try:
         return TrajectoryMeta.model_validate_json(path.read_text())
     except ValidationError as error:
-        raise ValueError(f"{path} does not describe a trajectory of this version: {error.errors()[0]['msg']}") from error
+        raise ValueError(
+            f"{path} does not describe a trajectory of this version: {error.errors()[0]['msg']}"
+        ) from error
 
 
 class TrajectoryWriter:
@@ -196,7 +197,7 @@ class TrajectoryWriter:
         self._closed: list[Path | Segment] = []
         if directory is not None:
             write_text(directory / META, meta.model_dump_json())
-            self._closed = sorted(directory.glob(_PATTERN))
+            self._closed = [*sorted(directory.glob(_PATTERN))]
 
     def append(self, replicas: Sequence[int], frame: dict[str, np.ndarray]) -> None:
         """Add one moment of the replicas: the arrays of ``Segment`` without their leading T."""
