@@ -23,14 +23,15 @@ from pydantic import ValidationError
 from .polarization import fold, quantum_lattice
 from .records import ElectricResponse, Frame, LabelledFrame, Provenance, Quality
 
-Conversion = Callable[[np.ndarray], np.ndarray]
+Conversion = Callable[[np.ndarray, Frame], np.ndarray]
+"""From a value and the frame it belongs to (for volumes and lattices) to a value."""
 
 
 class ConventionError(ValueError):
     """A file or a record that does not fit the named convention."""
 
 
-def _same(value: np.ndarray) -> np.ndarray:
+def _same(value: np.ndarray, frame: Frame) -> np.ndarray:
     return value
 
 
@@ -55,21 +56,21 @@ class Quantity:
     encode: Conversion = _same
     decode: Conversion = _same
 
-    def flatten(self, value: Any) -> np.ndarray:
+    def flatten(self, value: Any, frame: Frame) -> np.ndarray:
         """Our value as the file holds it: a row of numbers, or one row per atom."""
-        array = self.encode(np.asarray(value, dtype=float))
+        array = self.encode(np.asarray(value, dtype=float), frame)
         if self.per_atom:
             return array.reshape(len(array), -1)
         return array.ravel(order="F" if self.fortran else "C")
 
-    def restore(self, value: Any, natoms: int) -> np.ndarray:
+    def restore(self, value: Any, frame: Frame) -> np.ndarray:
         """The file's numbers as our value.
 
         Raises:
             ConventionError: if they are not finite numbers, or too many or too few.
         """
         array = np.asarray(value)
-        shape = (natoms, *self.shape) if self.per_atom else self.shape
+        shape = (len(frame), *self.shape) if self.per_atom else self.shape
         size = int(np.prod(shape))
         if array.dtype.kind not in "if":
             raise ConventionError(f"{self.key} is not made of numbers")
@@ -79,7 +80,7 @@ class Quantity:
             raise ConventionError(f"{self.key} has NaN or infinite entries")
         # ASE unpacks a 3x3 ``stress`` itself; what is still flat is unpacked here.
         order = "F" if self.fortran and array.ndim == 1 else "C"
-        return self.decode(array.astype(float).reshape(shape, order=order))
+        return self.decode(array.astype(float).reshape(shape, order=order), frame)
 
 
 @dataclass(frozen=True)
@@ -89,38 +90,46 @@ class Convention:
     Attributes:
         name: as users write it, and as imported labels remember it.
         quantities: the labels it knows.
-        implied_quanta: lattice of quanta from the cell, where it is understood; None where it is written.
-        annotated: whether identity, base field and flags of a label are written too. Where they are not, only labels
-            at zero field that passed their checks can be told.
+        electrons_per_quantum: where the lattice of quanta is understood from the cell; None where it is written.
+        annotated: whether identity and flags of a label are written too.
     """
 
     name: str
     quantities: tuple[Quantity, ...]
-    implied_quanta: Conversion | None = None
+    electrons_per_quantum: int | None = None
     annotated: bool = False
 
 
-_LABELS = (
-    Quantity("enthalpy", "enthalpy"),
-    Quantity("forces", "forces", (3,), per_atom=True),
-    Quantity("stress", "stress", (3, 3), fortran=True),
-    Quantity("polarization", "polarization", (3,)),
-    Quantity("born_effective_charges", "born_effective_charges", (3, 3), per_atom=True),
-    Quantity("polarizability", "polarizability", (3, 3)),
-)
+def _folded(polarization: np.ndarray, frame: Frame) -> np.ndarray:
+    return fold(polarization, _quanta(frame, 1))
 
 
-def _renamed(**keys: str) -> tuple[Quantity, ...]:
-    """Our labels, in our units and orders, under other keys."""
-    return tuple(replace(quantity, key=keys.get(quantity.label, quantity.key)) for quantity in _LABELS)
+def _quanta(frame: Frame, electrons_per_quantum: int) -> np.ndarray:
+    if not all(frame.pbc) or frame.volume == 0:
+        raise ConventionError("this convention gives P modulo e times the cell, so the cell must be periodic")
+    return quantum_lattice(frame.cell, electrons_per_quantum)
 
+
+_ENTHALPY = Quantity("enthalpy", "enthalpy")
+_FORCES = Quantity("forces", "forces", (3,), per_atom=True)
+_STRESS = Quantity("stress", "stress", (3, 3), fortran=True)
+_POLARIZATION = Quantity("polarization", "polarization", (3,))
+_QUANTA = Quantity("polarization_quanta", "polarization_quanta", (3, 3))
+_BORN_CHARGES = Quantity("born_effective_charges", "born_effective_charges", (3, 3), per_atom=True)
+_POLARIZABILITY = Quantity("polarizability", "polarizability", (3, 3))
+_FIELD = Quantity("field", "field", (3,))
 
 FIELDLOOP = Convention(
     name="fieldloop",
     quantities=(
-        *_LABELS,
-        Quantity("polarization_quanta", "polarization_quanta", (3, 3)),
-        Quantity("field", "field", (3,)),
+        _ENTHALPY,
+        _FORCES,
+        _STRESS,
+        _POLARIZATION,
+        _QUANTA,
+        _BORN_CHARGES,
+        _POLARIZABILITY,
+        _FIELD,
     ),
     annotated=True,
 )
@@ -129,8 +138,15 @@ FIELDLOOP = Convention(
 # reversed) are reproduced, so units, orders and signs are ours and only names and quanta (e a_i) differ.
 ALLEGRO_POL = Convention(
     name="allegro-pol",
-    quantities=_renamed(enthalpy="total_energy", born_effective_charges="born_charge"),
-    implied_quanta=quantum_lattice,
+    quantities=(
+        replace(_ENTHALPY, key="total_energy"),
+        _FORCES,
+        _STRESS,
+        replace(_POLARIZATION, encode=_folded),
+        replace(_BORN_CHARGES, key="born_charge"),
+        _POLARIZABILITY,
+    ),
+    electrons_per_quantum=1,
 )
 
 CONVENTIONS = {convention.name: convention for convention in (FIELDLOOP, ALLEGRO_POL)}
@@ -204,10 +220,9 @@ def _blocks(handle: TextIO, path: Path) -> Iterator[list[str]]:
 
 def _labelled_frame(block: list[str], convention: Convention) -> LabelledFrame:
     frame, values = _parse(block)
-    found = {q.label: q.restore(values[q.key], len(frame)) for q in convention.quantities if q.key in values}
-    if convention.implied_quanta and "polarization" in found:
-        _require_periodic(frame, convention)
-        found["polarization_quanta"] = convention.implied_quanta(frame.cell)
+    found = {q.label: q.restore(values[q.key], frame) for q in convention.quantities if q.key in values}
+    if convention.electrons_per_quantum and "polarization" in found:
+        found["polarization_quanta"] = _quanta(frame, convention.electrons_per_quantum)
     response = ElectricResponse.model_validate(found)
     if not response.labels:
         keys = ", ".join(sorted(values)) or "none"
@@ -254,11 +269,6 @@ def _content_id(frame: Frame, response: ElectricResponse, convention: Convention
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def _require_periodic(frame: Frame, convention: Convention) -> None:
-    if not all(frame.pbc) or frame.volume == 0:
-        raise ConventionError(f"{convention.name!r} gives P modulo e times the cell, so the cell must be periodic")
-
-
 def write_extxyz(path: str | Path, frames: Iterable[LabelledFrame], convention: str) -> int:
     """Write labelled frames, all of them or none: the file appears when it is complete.
 
@@ -274,7 +284,7 @@ def write_extxyz(path: str | Path, frames: Iterable[LabelledFrame], convention: 
 
     Raises:
         ConventionError: unknown convention, or a frame that the convention cannot tell: a failed one, one without any
-            label, and for conventions without annotations a flagged one or one at a finite field.
+            label, a flagged one or one at a finite field where the convention has no word for it.
     """
     path, chosen = Path(path), get_convention(convention)
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -303,13 +313,10 @@ def _format(labelled: LabelledFrame, convention: Convention) -> str:
         value = getattr(response, quantity.label)
         if value is None:
             continue
-        if quantity.label == "polarization" and convention.implied_quanta:
-            _require_periodic(frame, convention)
-            value = fold(value, convention.implied_quanta(frame.cell))
         if quantity.per_atom:
-            columns[quantity.key] = quantity.flatten(value)
+            columns[quantity.key] = quantity.flatten(value, frame)
         else:
-            header[quantity.key] = _numbers(quantity.flatten(value))
+            header[quantity.key] = _numbers(quantity.flatten(value, frame))
     if convention.annotated:
         header["label_id"] = _text(labelled.label_id)
         if labelled.quality.flags:
@@ -326,12 +333,10 @@ def _require_tellable(labelled: LabelledFrame, convention: Convention) -> None:
     """Refuse what would change its meaning in the file."""
     if labelled.status != "done" or not labelled.response.labels:
         raise ConventionError("it has no labels; write finished labels only")
-    if convention.annotated:
-        return
-    if labelled.quality.flags:
+    if labelled.quality.flags and not convention.annotated:
         flags = ", ".join(labelled.quality.flags)
         raise ConventionError(f"it is flagged ({flags}), which {convention.name!r} cannot say; write trainable frames")
-    if labelled.response.field.any():
+    if labelled.response.field.any() and not any(q.label == "field" for q in convention.quantities):
         raise ConventionError(f"its labels hold at a finite field, and {convention.name!r} knows zero field only")
 
 

@@ -7,7 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase.io import read
-from fieldloop.dft_inputs.conventions import CONVENTIONS, ConventionError, read_extxyz, write_extxyz
+from fieldloop.dft_inputs.conventions import (
+    CONVENTIONS,
+    Convention,
+    ConventionError,
+    Quantity,
+    read_extxyz,
+    write_extxyz,
+)
 from fieldloop.dft_inputs.polarization import fold, quantum_lattice
 from fieldloop.dft_inputs.records import ElectricResponse, Frame, LabelledFrame, Provenance, Quality
 from fieldloop.dft_inputs.units import (
@@ -263,6 +270,43 @@ def test_export_refuses_what_it_cannot_tell_and_leaves_the_old_file(tmp_path, pu
     assert str(caught.value).startswith(f"{path}: frame 1 ({published.label_id}): ")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["out.xyz"]
+
+
+def test_a_convention_of_other_units_orders_and_signs_is_one_object(tmp_path, monkeypatch, published):
+    """P per volume in uC/cm^2, stress in pw.x's sign, Z* as [displacement, field]."""
+
+    def per_area(polarization, frame):
+        return polarization / frame.volume * 1602.176634
+
+    def per_cell(polarization, frame):
+        return polarization * frame.volume / 1602.176634
+
+    def negated(value, _):
+        return -value
+
+    def transposed(value, _):
+        return value.swapaxes(1, 2)
+
+    other = Convention(
+        name="other",
+        quantities=(
+            Quantity("stress", "pressure", (3, 3), encode=negated, decode=negated),
+            Quantity("polarization", "P", (3,), encode=per_area, decode=per_cell),
+            Quantity("born_effective_charges", "bec", (3, 3), per_atom=True, encode=transposed, decode=transposed),
+        ),
+        electrons_per_quantum=1,
+    )
+    monkeypatch.setitem(CONVENTIONS, "other", other)
+    write_extxyz(tmp_path / "other.xyz", [published], "other")
+    atoms, response = read(tmp_path / "other.xyz"), published.response
+    assert np.trace(atoms.info["pressure"].reshape(3, 3)) == -np.trace(response.stress) > 0
+    assert atoms.arrays["bec"][4, 1] == response.born_effective_charges[4, 1, 0]
+    assert np.linalg.norm(atoms.info["P"]) == pytest.approx(3.1, abs=0.1)
+    (back,) = read_extxyz(tmp_path / "other.xyz", "other")
+    assert back.response.labels == ("stress", "polarization", "born_effective_charges")
+    np.testing.assert_array_equal(back.response.stress, response.stress)
+    np.testing.assert_array_equal(back.response.born_effective_charges, response.born_effective_charges)
+    np.testing.assert_allclose(back.response.polarization, response.polarization, rtol=1e-12)
 
 
 def test_lattice_vectors_stay_rows_in_a_skew_cell(tmp_path):
