@@ -139,7 +139,7 @@ def test_locality(model):
 
 def test_smooth_at_the_cutoff(make_network):
     """Forces vanish at least quadratically as a neighbour leaves the cutoff: U has two continuous derivatives."""
-    model = make_network()
+    model = make_network(reference_charges={})
 
     def force(distance):
         positions = [[0, 0, 0], [-2.1, 0.3, 0], [distance, 0, 0]]
