@@ -1,0 +1,90 @@
+"""Is it an insulator, and how strong a field does its mesh stand? One zero-field SCF with empty bands tells."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..records import Frame
+from .inputs import gap_input, inputs_hash
+from .run import PwRunError, drop_scratch, lease, link_pseudopotentials, run_point, stored_point
+from .settings import PwCode, PwSettings
+
+SMALLEST_GAP = 0.05
+"""eV; below it a crystal counts as a metal, as no field of the stencil would leave it insulating."""
+
+
+@dataclass(frozen=True)
+class BandGap:
+    """The gap on the k-points of the label.
+
+    Attributes:
+        gap: lowest empty minus highest occupied level in eV, negative where bands overlap.
+        metallic: True below ``SMALLEST_GAP``, and for an odd number of electrons.
+        n_occupied: occupied bands.
+        reason: one line for people.
+    """
+
+    gap: float
+    metallic: bool
+    n_occupied: int
+    reason: str
+
+
+def band_gap(frame: Frame, settings: PwSettings, code: PwCode, directory: Path | str) -> BandGap:
+    """Band gap from one SCF with empty bands, without ``lelfield``; resumed where it is already on disk.
+
+    An odd number of electrons needs no run: without spin polarization a band is then half filled.
+
+    Raises:
+        PwNotFoundError, PseudopotentialError: nothing was run.
+        PwRunError: pw.x failed.
+        DirectoryBusyError: another process works in this directory.
+    """
+    code.argv()
+    pseudopotentials = code.find_pseudopotentials(frame.species)
+    electrons = sum(pseudopotentials[symbol].z_valence for symbol in frame.species)
+    occupied = math.floor(electrons / 2 + 1e-6)
+    if abs(electrons / 2 - occupied) > 1e-6:
+        reason = f"metallic: {electrons:g} electrons leave a band half filled; fields need an insulator"
+        return BandGap(0.0, True, occupied, reason)
+    directory = Path(directory)
+    comment = f"gap {inputs_hash(settings, pseudopotentials, None)[:16]} of {frame.frame_id}"
+    text = gap_input(frame, settings, pseudopotentials, occupied + max(4, occupied // 5), comment)
+    with lease(directory, code.lease_timeout) as descriptor:
+        link_pseudopotentials(directory, pseudopotentials)
+        folder = directory / "gap"
+        output = stored_point(folder, text) or run_point(
+            folder, text, code, name="the gap run", lease_descriptor=descriptor
+        )
+        drop_scratch(folder)
+    if output.eigenvalues.shape[1] <= occupied:
+        raise PwRunError("the gap run has no empty bands")
+    return _judge(output.eigenvalues, occupied)
+
+
+def critical_field(gap: float, cell: np.ndarray, kpoints: tuple[int, int, int]) -> np.ndarray:
+    """Field along each lattice vector at which e |E.a_i| N_i reaches the gap, V/A, (3,).
+
+    Beyond it the enthalpy of the finite mesh has no minimum (Souza, Iniguez, Vanderbilt, PRL 89, 117602 (2002)).
+    """
+    return gap / (np.linalg.norm(cell, axis=1) * np.array(kpoints))
+
+
+def critical_fraction(field: np.ndarray, gap: float, cell: np.ndarray, kpoints: tuple[int, int, int]) -> float:
+    """Largest e |E.a_i| N_i / E_gap over the lattice vectors; infinite for a metal in a field."""
+    drop = np.abs(np.asarray(cell) @ np.asarray(field)) * np.array(kpoints)
+    if not drop.any():
+        return 0.0
+    return float(drop.max() / gap) if gap > 0 else math.inf
+
+
+def _judge(eigenvalues: np.ndarray, occupied: int) -> BandGap:
+    ordered = np.sort(eigenvalues, axis=1)
+    gap = float(ordered[:, occupied].min() - ordered[:, occupied - 1].max())
+    metallic = gap < SMALLEST_GAP
+    kind = "metallic: fields need an insulator" if metallic else "insulator"
+    return BandGap(gap, metallic, occupied, f"{kind}; gap {gap:.3f} eV on this mesh")

@@ -1,0 +1,201 @@
+"""Run pw.x in a directory of its own: one at a time, never orphaned, resumable point by point.
+
+A lease (flock) on the frame's directory is inherited by pw.x, so it holds for as long as any pw.x lives there, even
+where Python was killed. On Linux the kernel kills pw.x when the process that started it dies.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ..pseudopotentials import Pseudopotential
+from .inputs import PREFIX, SCRATCH
+from .outputs import STDOUT, XML, PwOutput, PwOutputError, failure_reason, read_pw_output
+from .settings import PwCode
+
+INPUT, STDERR, LEASE = "pw.in", "pw.err", ".lease"
+_PR_SET_PDEATHSIG = 1
+_POLL = 0.2
+
+
+class PwRunError(RuntimeError):
+    """A pw.x run failed; one line says how, and its files are kept."""
+
+
+class DirectoryBusyError(RuntimeError):
+    """Another process is labelling in this directory."""
+
+
+@contextmanager
+def lease(directory: Path, timeout: float) -> Iterator[int]:
+    """Hold the directory alone; yields the descriptor that children inherit.
+
+    Raises:
+        DirectoryBusyError: it was still held after ``timeout`` seconds.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(directory / LEASE, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise DirectoryBusyError(
+                        f"another process has been labelling in {directory} for over {timeout:g} s; wait for it to end"
+                    ) from None
+                time.sleep(_POLL)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def stored_point(directory: Path, text: str) -> PwOutput | None:
+    """The finished run in ``directory``, if it is complete, converged and of exactly this input."""
+    try:
+        if (directory / INPUT).read_text() != text:
+            return None
+        return read_pw_output(directory / STDOUT, directory / XML)
+    except (OSError, PwOutputError):
+        return None
+
+
+def run_point(
+    directory: Path,
+    text: str,
+    code: PwCode,
+    *,
+    name: str,
+    lease_descriptor: int,
+    start_from: Path | None = None,
+) -> PwOutput:
+    """Run one SCF from scratch in ``directory``, whatever half-finished run it holds.
+
+    Args:
+        directory: of this point alone; emptied first.
+        text: pw.x input.
+        code: how to run pw.x.
+        name: of the point, for messages.
+        lease_descriptor: from ``lease``.
+        start_from: directory of a finished point whose scratch files this one starts from.
+
+    Raises:
+        PwRunError: pw.x was killed, failed, did not converge or left no readable output.
+        OSError: the disk is full or not writable.
+    """
+    if directory.exists():
+        shutil.rmtree(directory)
+    directory.mkdir(parents=True)
+    if start_from is not None:
+        shutil.copytree(start_from / SCRATCH, directory / SCRATCH)
+        (directory / SCRATCH / f"{PREFIX}.xml").unlink(missing_ok=True)
+    (directory / INPUT).write_text(text)
+    code_or_signal = _execute(directory, code, name, lease_descriptor)
+    _check_exit(directory, code_or_signal, name)
+    try:
+        output = read_pw_output(directory / STDOUT, directory / SCRATCH / f"{PREFIX}.xml")
+    except PwOutputError as error:
+        raise PwRunError(f"no complete output at {name}: {error}") from error
+    # The XML at its final place marks the point as finished, so it comes last and at once.
+    partial = directory / f"{XML}.part"
+    shutil.copyfile(directory / SCRATCH / f"{PREFIX}.xml", partial)
+    partial.replace(directory / XML)
+    return output
+
+
+def has_scratch(directory: Path) -> bool:
+    """Wavefunctions and density of a finished point are still there to start from."""
+    save = directory / SCRATCH / f"{PREFIX}.save"
+    return any(save.glob("charge-density.*")) and any(save.glob("wfc*"))
+
+
+def drop_scratch(directory: Path) -> None:
+    """Remove the large files of a point; its input, outputs and phases stay."""
+    shutil.rmtree(directory / SCRATCH, ignore_errors=True)
+
+
+def link_pseudopotentials(directory: Path, pseudopotentials: dict[str, Pseudopotential]) -> None:
+    """Links under ``directory/pseudo``: inputs then hold no absolute path and can be run by hand."""
+    folder = directory / "pseudo"
+    folder.mkdir(parents=True, exist_ok=True)
+    for pseudopotential in pseudopotentials.values():
+        link = folder / pseudopotential.path.name
+        link.unlink(missing_ok=True)
+        link.symlink_to(pseudopotential.path.resolve())
+
+
+def _execute(directory: Path, code: PwCode, name: str, lease_descriptor: int) -> int:
+    """Run pw.x to its end and return its exit status, negative for a signal."""
+    with (directory / STDOUT).open("wb") as stdout, (directory / STDERR).open("wb") as stderr:
+        process = subprocess.Popen(
+            [*code.argv(), "-in", INPUT],
+            cwd=directory,
+            env=_environment(code),
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            pass_fds=(lease_descriptor,),
+            start_new_session=True,
+            preexec_fn=_die_with_parent(),  # noqa: PLW1509  (the hook makes two system calls)
+        )
+        try:
+            return process.wait(timeout=code.timeout)
+        except subprocess.TimeoutExpired as error:
+            raise PwRunError(f"pw.x exceeded its {code.timeout:g} s at {name}") from error
+        finally:
+            # Also on KeyboardInterrupt: the whole group, as a launcher has children.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _environment(code: PwCode) -> dict[str, str]:
+    """One thread per rank; containers run as root; ranks of two frames must not be bound to the same cores."""
+    defaults = {
+        "OMP_NUM_THREADS": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+        "OMPI_MCA_hwloc_base_binding_policy": "none",
+    }
+    return {**os.environ, **defaults, **code.environment}
+
+
+def _die_with_parent() -> Callable[[], None] | None:
+    """A hook for the child: be killed when the thread that started it dies."""
+    if not sys.platform.startswith("linux"):
+        return None
+    libc, parent = ctypes.CDLL(None), os.getpid()
+
+    def hook() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before the call
+            os._exit(1)
+
+    return hook
+
+
+def _check_exit(directory: Path, status: int, name: str) -> None:
+    if status == 0:
+        return
+    stderr = (directory / STDERR).read_text(errors="replace")
+    if "No space left on device" in stderr:
+        raise PwRunError(f"No space left on device at {name}")
+    killed_by = -status if status < 0 else status - 128 if 128 < status < 160 else 0
+    if killed_by:
+        raise PwRunError(f"pw.x was killed (signal {killed_by}) at {name}")
+    if reason := failure_reason((directory / STDOUT).read_text(errors="replace")):
+        raise PwRunError(f"{reason} at {name}")
+    last = next((line.strip() for line in reversed(stderr.splitlines()) if line.strip()), "no message")
+    raise PwRunError(f"pw.x failed (exit {status}) at {name}: {last}")
