@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, computed_field
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from ..dft_inputs.records import Frame, Proposal, Record
 from .labels import UNITS, LabelBounds
@@ -163,7 +163,7 @@ def typical_distance(descriptors: np.ndarray) -> float:
     """
     if len(descriptors) < 2:
         return 0.0
-    nearest, _ = cKDTree(descriptors).query(descriptors, k=2)
+    nearest, _ = KDTree(descriptors).query(descriptors, k=2)
     return float(np.median(nearest[:, 1]))
 
 

@@ -60,7 +60,7 @@ def seed_frames(parent: Frame, settings: SeedSettings) -> list[tuple[Frame, Prop
         SeedError: the parent has overlapping atoms, no frame without overlaps was found, or strain is asked of a
             cell that is not periodic in every direction.
     """
-    rules = Plausibility(min_contact=settings.min_contact, max_gap=1e3)
+    rules = Plausibility(min_contact=settings.min_contact, max_gap=None)
     if trouble := implausible(parent, rules):
         raise SeedError(f"the parent structure is unusable, {trouble}; check the structure or lower seeds.min_contact")
     if settings.strain > 0 and not all(parent.pbc):
