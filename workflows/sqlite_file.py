@@ -20,10 +20,9 @@ APPLICATION_ID = 0x666C6F70
 BUSY_TIMEOUT = 60.0
 """Seconds to wait for other writers."""
 
-NETWORK_FILE_SYSTEMS = frozenset(
-    ["9p", "afs", "beegfs", "ceph", "cifs", "fuse.ceph", "fuse.glusterfs", "fuse.sshfs", "glusterfs", "gpfs", "lustre"]
-    + ["nfs", "nfs4", "panfs", "pvfs2", "smb3", "smbfs", "wekafs"]
-)
+_OFFICE = {"9p", "afs", "cifs", "fuse.sshfs", "nfs", "nfs4", "smb3", "smbfs"}
+_CLUSTER = {"beegfs", "ceph", "fuse.ceph", "fuse.glusterfs", "glusterfs", "gpfs", "lustre", "panfs", "pvfs2", "wekafs"}
+NETWORK_FILE_SYSTEMS = _OFFICE | _CLUSTER
 
 
 class StoreError(MaggmaStoreError):
