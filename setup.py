@@ -4,4 +4,4 @@ from setuptools import find_packages, setup
 
 ROOMS = ["dft_inputs*", "model*", "active_learning*", "workflows*"]
 
-setup(packages=["fieldloop", *(f"fieldloop.{name}" for name in find_packages(include=ROOMS))])
+setup(script_name="setup.py", packages=["fieldloop", *(f"fieldloop.{name}" for name in find_packages(include=ROOMS))])

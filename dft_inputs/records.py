@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -50,7 +49,7 @@ AtomMatrices = Annotated[np.ndarray, _shaped(None, 3, 3), _AS_LISTS]
 class Record(BaseModel):
     """Base of all records: frozen, closed to unknown keys, comparable by content."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -95,7 +94,7 @@ class Frame(Record):
         return len(self.species)
 
     @computed_field
-    @cached_property
+    @property
     def frame_id(self) -> str:
         """Content hash of the geometry alone: rounded to 1e-6 A, independent of the order of the atoms."""
         rows = np.round(self.positions * 1e6).astype(np.int64)
@@ -104,7 +103,7 @@ class Frame(Record):
         return hashlib.sha256(repr((atoms, cell, self.pbc)).encode()).hexdigest()[:16]
 
     @computed_field
-    @cached_property
+    @property
     def formula(self) -> str:
         """Hill-free formula with species in alphabetical order, e.g. ``Al4As4``."""
         counts = Counter(self.species)
