@@ -1,10 +1,17 @@
-"""Batched molecular dynamics in electric fields that may depend on time."""
+"""Batched molecular dynamics in electric fields that may depend on time.
 
-from .checkpoint import ReplicaOutcome
-from .engine import DynamicsResult, Observation, Progress, run_dynamics
-from .fields import AnyField, FieldProtocol, PulsedField, RampedField, SinusoidalField, StaticField
-from .settings import DynamicsSettings
-from .trajectory import ReplicaTrajectory, Trajectory, read_trajectory
+The names are loaded on first use, so that settings and trajectories can be read without torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .engine import DynamicsResult, Observation, Progress, run_dynamics
+    from .fields import AnyField, FieldProtocol, PulsedField, RampedField, SinusoidalField, StaticField
+    from .outcomes import ReplicaOutcome
+    from .settings import DynamicsSettings
+    from .trajectory import ReplicaTrajectory, Trajectory, read_trajectory
 
 __all__ = [
     "AnyField",
@@ -23,3 +30,22 @@ __all__ = [
     "read_trajectory",
     "run_dynamics",
 ]
+
+_FILES = {
+    "ReplicaOutcome": "outcomes",
+    "DynamicsResult": "engine",
+    "Observation": "engine",
+    "Progress": "engine",
+    "run_dynamics": "engine",
+    "DynamicsSettings": "settings",
+    "ReplicaTrajectory": "trajectory",
+    "Trajectory": "trajectory",
+    "read_trajectory": "trajectory",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its file on first use."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_FILES.get(name, 'fields')}", __name__), name)

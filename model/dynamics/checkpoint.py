@@ -6,41 +6,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ...dft_inputs.records import Frame, Record, Vector
 from .files import read_arrays, write_arrays
 from .integrators import State
+from .outcomes import ReplicaOutcome
 
 CHECKPOINT = "checkpoint.npz"
-
-
-class ReplicaOutcome(Record):
-    """How a replica ended.
-
-    Attributes:
-        replica: its index.
-        status: ``finished``, ``exploded`` or ``stopped`` (by the observer).
-        reason: one line.
-        step: of its last good frame.
-        time: of its last good frame, fs.
-        frame: its last good frame.
-        field: at that time, V/A, (3,).
-        temperature: of its thermostat, K.
-    """
-
-    replica: int
-    status: Literal["finished", "exploded", "stopped"]
-    reason: str = ""
-    step: int
-    time: float
-    frame: Frame
-    field: Vector
-    temperature: float
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from ...dft_inputs.records import Frame
 from ..graph import Graph
 from ..interface import EnthalpyModel
 from ..responses import Responses, compute_responses
-from .checkpoint import Checkpoint, ReplicaOutcome
+from .checkpoint import Checkpoint
 from .files import locked
 from .integrators import (
     Langevin,
@@ -32,6 +32,7 @@ from .integrators import (
 )
 from .limits import exploded
 from .neighbours import SkinNeighbours
+from .outcomes import ReplicaOutcome
 from .settings import DynamicsSettings
 from .trajectory import Trajectory, TrajectoryMeta, TrajectoryWriter, read_meta
 
@@ -49,7 +50,7 @@ class Observation:
         graph: the batch at this moment, ready for another model with the same species and cutoff.
         state: positions, velocities and responses.
         temperatures: of the thermostats, K, (A,).
-        frames: geometry of each active replica, made when asked for.
+        starts: the frame each active replica started from.
     """
 
     step: int
@@ -64,6 +65,11 @@ class Observation:
     def frames(self) -> list[Frame]:
         """Geometry of each active replica."""
         return _frames_at(self.starts, self.state.positions)
+
+    @property
+    def fields(self) -> np.ndarray:
+        """Field of each active replica, V/A, (A, 3)."""
+        return self.state.field.cpu().numpy()
 
 
 @dataclass(frozen=True)
@@ -351,8 +357,9 @@ class _Run:
 
 
 def model_digest(model: EnthalpyModel) -> str:
-    """SHA-256 of a model's kind, species, cutoff and weights."""
-    digest = hashlib.sha256(repr((type(model).__name__, model.species, model.cutoff)).encode())
+    """SHA-256 of a model's kind, species, cutoff, ``config`` (where it has one) and weights."""
+    config = getattr(model, "config", None)
+    digest = hashlib.sha256(repr((type(model).__name__, model.species, model.cutoff, config)).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

@@ -1,11 +1,11 @@
 """Electric fields in time, E(t) in V/A with t in fs, as settings files spell them.
 
 Every protocol is a frozen dataclass that is called with a time. In YAML a field is its three components (static) or a
-mapping with its ``kind``::
+mapping with its ``kind``; numbers are in V/A and fs, text has its unit::
 
     fields:
       - [0.0, 0.0, 0.01]
-      - {kind: sinusoidal, amplitude: [0.0, 0.0, 0.02], period: 1000.0}
+      - {kind: sinusoidal, amplitude: [0, 0, 2 MV/cm], period: 10 ps}
 """
 
 from __future__ import annotations
@@ -13,11 +13,16 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
-from pydantic import BeforeValidator, ConfigDict, Field, FiniteFloat, NonNegativeFloat, PositiveFloat
+from pydantic import BeforeValidator, ConfigDict, Field, FiniteFloat
 from pydantic.dataclasses import dataclass
 
+from ...dft_inputs.quantities import FieldStrength, Time
+
 _CLOSED = ConfigDict(extra="forbid")
-FieldVector = tuple[FiniteFloat, FiniteFloat, FiniteFloat]
+_Component = Annotated[FieldStrength, Field(allow_inf_nan=False)]
+FieldVector = tuple[_Component, _Component, _Component]
+Moment = Annotated[Time, Field(allow_inf_nan=False)]
+Duration = Annotated[Time, Field(gt=0, allow_inf_nan=False)]
 
 
 class FieldProtocol(Protocol):
@@ -52,7 +57,7 @@ class SinusoidalField:
     """
 
     amplitude: FieldVector
-    period: PositiveFloat
+    period: Duration
     phase: FiniteFloat = 0.0
     offset: FieldVector = (0.0, 0.0, 0.0)
     kind: Literal["sinusoidal"] = "sinusoidal"
@@ -75,8 +80,8 @@ class RampedField:
 
     start: FieldVector
     end: FieldVector
-    duration: PositiveFloat
-    begin: NonNegativeFloat = 0.0
+    duration: Duration
+    begin: Moment = 0.0
     kind: Literal["ramped"] = "ramped"
 
     def __call__(self, time_fs: float) -> np.ndarray:
@@ -98,9 +103,9 @@ class PulsedField:
     """
 
     amplitude: FieldVector
-    centre: FiniteFloat
-    width: PositiveFloat
-    period: PositiveFloat | None = None
+    centre: Moment
+    width: Duration
+    period: Duration | None = None
     offset: FieldVector = (0.0, 0.0, 0.0)
     kind: Literal["pulsed"] = "pulsed"
 

@@ -12,17 +12,18 @@ from pydantic import (
     Field,
     FiniteFloat,
     NonNegativeInt,
-    PositiveFloat,
     PositiveInt,
 )
 
-from .fields import AnyField, StaticField
+from ...dft_inputs.quantities import Length, Temperature
+from .fields import AnyField, Duration, StaticField
 
-Temperature = Annotated[FiniteFloat, Field(ge=0)]
+_Temperature = Annotated[Temperature, Field(ge=0, allow_inf_nan=False)]
+_Length = Annotated[Length, Field(gt=0, allow_inf_nan=False)]
 
 
 def _one_or_many(value: object) -> object:
-    return (value,) if isinstance(value, int | float) else value
+    return (value,) if isinstance(value, int | float | str) else value
 
 
 class DynamicsSettings(BaseModel):
@@ -50,19 +51,19 @@ class DynamicsSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     ensemble: Literal["nve", "langevin"] = "langevin"
-    timestep: PositiveFloat = 1.0
+    timestep: Duration = 1.0
     steps: NonNegativeInt
-    friction: PositiveFloat = 0.01
-    temperatures: Annotated[tuple[Temperature, ...], BeforeValidator(_one_or_many), Field(min_length=1)] = (300.0,)
+    friction: Annotated[FiniteFloat, Field(gt=0)] = 0.01
+    temperatures: Annotated[tuple[_Temperature, ...], BeforeValidator(_one_or_many), Field(min_length=1)] = (300.0,)
     fields: Annotated[tuple[AnyField, ...], Field(min_length=1)] = (StaticField(),)
     seed: NonNegativeInt | tuple[NonNegativeInt, ...] = 0
     save_every: PositiveInt = 10
     observe_every: PositiveInt = 10
     checkpoint_every: PositiveInt = 1000
     segment_frames: PositiveInt = 100
-    skin: PositiveFloat = 0.5
-    max_temperature: PositiveFloat = 10_000.0
-    max_displacement: PositiveFloat = 0.5
+    skin: _Length = 0.5
+    max_temperature: _Temperature = 10_000.0
+    max_displacement: _Length = 0.5
     min_distance_ratio: Annotated[FiniteFloat, Field(ge=0, lt=1)] = 0.5
 
     def temperatures_of(self, n_replicas: int) -> np.ndarray:
