@@ -111,10 +111,7 @@ class _Scored:
     candidate: Candidate
     score: float
     worst: str
-
-    @property
-    def frame_id(self) -> str:
-        return self.candidate.frame.frame_id
+    frame_id: str
 
 
 def select(
@@ -139,12 +136,12 @@ def select(
     if not candidates:
         raise SelectionError("the pool is empty: the exploration gave no frame to choose from")
     known = _known_descriptors(candidates, known_descriptors)
-    pool = sorted(candidates, key=lambda c: (c.frame.frame_id, c.proposal.model_dump_json()))
+    pool = [_scored(candidate, settings.bounds) for candidate in candidates]
+    pool.sort(key=lambda scored: (scored.frame_id, scored.candidate.proposal.model_dump_json()))
     reasons, usable, flagged = _sift(pool, settings, set(known_ids))
     picker = _Picker(settings, known, usable)
-    shortlist = [scored for scored in usable if scored.score > 1]
     randoms = round(settings.random_share * settings.count)
-    picker.farthest(shortlist, settings.count - randoms)
+    picker.farthest(settings.count - randoms)
     picker.top_up(min(settings.minimum, settings.count) - randoms)
     picker.random(randoms)
     return Selection(
@@ -181,16 +178,15 @@ def _known_descriptors(candidates: Sequence[Candidate], known: np.ndarray | None
 
 
 def _sift(
-    pool: Sequence[Candidate], settings: SelectionSettings, known_ids: set[str]
+    pool: Sequence[_Scored], settings: SelectionSettings, known_ids: set[str]
 ) -> tuple[list[Refused], list[_Scored], int]:
     """Refusals, the usable rest with scores, and the number of frames the model is unsure of."""
-    everything = [_score(candidate, settings.bounds) for candidate in pool]
-    if all(np.isnan(scored.score) for scored in everything):
-        raise UncertaintyError(f"no uncertainty in the pool says anything: {everything[0].worst}")
+    if all(np.isnan(scored.score) for scored in pool):
+        raise UncertaintyError(f"no uncertainty in the pool says anything: {pool[0].worst}")
     refused: list[Refused] = []
     usable: dict[str, _Scored] = {}
     flagged = 0
-    for scored in everything:
+    for scored in pool:
         reason = _defect(scored, settings)
         flagged += reason is not None or scored.score > 1
         if reason is None and scored.frame_id in known_ids:
@@ -200,27 +196,28 @@ def _sift(
         if reason is None:
             usable[scored.frame_id] = scored
         else:
-            refused.append(Refused(frame_id=scored.frame_id, reason=reason))
+            refused.append(_refused(scored, reason))
     return refused, list(usable.values()), flagged
 
 
-def _score(candidate: Candidate, bounds: LabelBounds) -> _Scored:
-    """The candidate with its largest uncertainty over bound; NaN, and why, where it has none."""
-    ratios = {}
-    for label, bound in bounds.bounds.items():
-        value = candidate.uncertainty.get(label)
-        if value is None:
-            continue
+def _scored(candidate: Candidate, bounds: LabelBounds) -> _Scored:
+    score, text = _score(candidate.uncertainty, bounds)
+    return _Scored(candidate, score, text, candidate.frame.frame_id)
+
+
+def _score(uncertainty: Mapping[str, float], bounds: LabelBounds) -> tuple[float, str]:
+    """The largest uncertainty over bound and a text on it; NaN, and why, where there is none."""
+    known = {label: uncertainty[label] for label in bounds.bounds if label in uncertainty}
+    if not known:
+        return np.nan, f"no uncertainty is given of {', '.join(bounds.bounds)}"
+    for label, value in known.items():
         if not np.isfinite(value) or value < 0:
-            return _Scored(candidate, np.nan, f"the uncertainty of {label} is {value}")
-        ratios[label] = float(value) / bound
-    if not ratios:
-        return _Scored(candidate, np.nan, f"no uncertainty is given of {', '.join(bounds.bounds)}")
-    if not any(ratios.values()):
-        return _Scored(candidate, np.nan, "the uncertainty is zero in every bounded label, which means no certainty")
+            return np.nan, f"the uncertainty of {label} is {value}"
+    if not any(known.values()):
+        return np.nan, "the uncertainty is zero in every bounded label, which means no certainty"
+    ratios = {label: float(value) / bounds.bounds[label] for label, value in known.items()}
     worst = max(ratios, key=lambda label: ratios[label])
-    text = f"{worst} {candidate.uncertainty[worst]:.3g} {UNITS[worst]}, {ratios[worst]:.2f} times its bound"
-    return _Scored(candidate, ratios[worst], text)
+    return ratios[worst], f"{worst} {known[worst]:.3g} {UNITS[worst]}, {ratios[worst]:.2f} times its bound"
 
 
 def _defect(scored: _Scored, settings: SelectionSettings) -> str | None:
@@ -238,88 +235,81 @@ def _defect(scored: _Scored, settings: SelectionSettings) -> str | None:
 
 
 class _Picker:
-    """Takes frames one after the other, and knows how far each other frame is from all known and taken ones."""
+    """Takes frames one after the other, and knows how far each other frame is from all known and taken ones.
+
+    Frames go by their index; ``open`` marks those neither chosen nor refused.
+    """
 
     def __init__(self, settings: SelectionSettings, known: np.ndarray, usable: Sequence[_Scored]) -> None:
         self.settings = settings
-        near = settings.min_distance
-        self.near = 0.1 * typical_distance(known) if near is None else near
+        self.near = 0.1 * typical_distance(known) if settings.min_distance is None else settings.min_distance
+        self.usable = usable
+        self.scores = np.array([scored.score for scored in usable])
+        self.descriptors = np.array([scored.candidate.descriptor for scored in usable], dtype=float)
+        self.open = np.ones(len(usable), dtype=bool)
+        self.distance = np.full(len(usable), np.inf)
         self.chosen: list[Chosen] = []
-        self.open = {scored.frame_id: scored for scored in usable}
-        self.distance = {scored.frame_id: np.inf for scored in usable}
         self.refused: list[Refused] = []
-        for descriptor in known:
-            self._approach(descriptor)
-        self._refuse_near("a labelled frame")
+        if len(known) and len(usable):
+            self._approach(KDTree(known).query(self.descriptors)[0], "a labelled frame")
 
-    def farthest(self, shortlist: Sequence[_Scored], count: int) -> None:
-        """Farthest-point sampling weighted by score; the most uncertain frame goes first."""
-        shortlist = [scored for scored in shortlist if scored.frame_id in self.open]
+    def farthest(self, count: int) -> None:
+        """Farthest-point sampling of the flagged frames, weighted by score; the most uncertain goes first."""
         for _ in range(count):
-            left = [scored for scored in shortlist if scored.frame_id in self.open]
-            if not left:
+            left = np.flatnonzero(self.open & (self.scores > 1))
+            if not len(left):
                 return
-            if self.chosen:
-                scored = max(left, key=lambda s: s.score * self.distance[s.frame_id])
-            else:
-                scored = max(left, key=lambda s: s.score)
-            self._take(scored, f"uncertain: {scored.worst}")
+            worth = self.scores[left] * self.distance[left] if self.chosen else self.scores[left]
+            index = int(left[np.argmax(worth)])
+            self._take(index, f"uncertain: {self.usable[index].worst}")
 
     def top_up(self, count: int) -> None:
         """The most uncertain of the frames left, until ``count`` are chosen."""
-        while len(self.chosen) < count and self.open:
-            scored = max(self.open.values(), key=lambda s: s.score)
-            self._take(scored, f"to have {self.settings.minimum} honest errors: most uncertain left, {scored.worst}")
+        while len(self.chosen) < count and self.open.any():
+            index = int(np.argmax(np.where(self.open, self.scores, -np.inf)))
+            least = f"to have {self.settings.minimum} honest errors"
+            self._take(index, f"{least}: most uncertain left, {self.usable[index].worst}")
 
     def random(self, count: int) -> None:
         """Random picks, in turn from each origin, temperature and field."""
         rng = np.random.default_rng(self.settings.seed)
-        strata: dict[str, list[_Scored]] = {}
-        for scored in self.open.values():
-            strata.setdefault(_origin(scored.candidate.proposal), []).append(scored)
+        strata: dict[str, list[int]] = {}
+        for index in rng.permutation(np.flatnonzero(self.open)).tolist():
+            strata.setdefault(_origin(self.usable[index].candidate.proposal), []).append(index)
         names = [str(name) for name in rng.permutation(sorted(strata))]
-        queues = {name: [strata[name][i] for i in rng.permutation(len(strata[name]))] for name in names}
         stop = len(self.chosen) + count
-        while len(self.chosen) < stop and any(queues.values()):
+        while len(self.chosen) < stop and self.open.any():
             for name in names:
-                queue = queues[name] = [scored for scored in queues[name] if scored.frame_id in self.open]
-                if queue and len(self.chosen) < stop:
-                    self._take(queue[0], f"random pick from {name}: {queue[0].worst}")
+                index = next((i for i in strata[name] if self.open[i]), None)
+                if index is not None and len(self.chosen) < stop:
+                    self._take(index, f"random pick from {name}: {self.usable[index].worst}")
 
     def refusals(self) -> list[Refused]:
         """Near duplicates met on the way, and the frames left over."""
-        left = [
-            Refused(
-                frame_id=scored.frame_id,
-                reason=f"flagged, but others were worth more: {scored.worst}"
-                if scored.score > 1
-                else f"the model is sure: {scored.worst}",
-            )
-            for scored in self.open.values()
-        ]
-        return [*self.refused, *left]
+        left = [self.usable[index] for index in np.flatnonzero(self.open).tolist()]
+        why = {True: "flagged, but others were worth more", False: "the model is sure"}
+        return [*self.refused, *(_refused(scored, f"{why[scored.score > 1]}: {scored.worst}") for scored in left)]
 
-    def _take(self, scored: _Scored, reason: str) -> None:
-        del self.open[scored.frame_id]
-        candidate = scored.candidate
-        update = {"uncertainty": {k: float(v) for k, v in candidate.uncertainty.items()}, "reason": reason}
-        self.chosen.append(
-            Chosen(frame=candidate.frame, proposal=candidate.proposal.model_copy(update=update), score=scored.score)
-        )
-        self._approach(np.asarray(candidate.descriptor, dtype=float))
-        self._refuse_near(f"the chosen frame {scored.frame_id}")
+    def _take(self, index: int, reason: str) -> None:
+        self.open[index] = False
+        scored = self.usable[index]
+        uncertainty = {k: float(v) for k, v in scored.candidate.uncertainty.items() if np.isfinite(v)}
+        proposal = scored.candidate.proposal.model_copy(update={"uncertainty": uncertainty, "reason": reason})
+        self.chosen.append(Chosen(frame=scored.candidate.frame, proposal=proposal, score=scored.score))
+        distance = np.linalg.norm(self.descriptors - self.descriptors[index], axis=1)
+        self._approach(distance, f"the chosen frame {scored.frame_id}")
 
-    def _approach(self, descriptor: np.ndarray) -> None:
-        """Shorten the distances by that to one more known frame."""
-        for frame_id, scored in self.open.items():
-            distance = float(np.linalg.norm(np.asarray(scored.candidate.descriptor) - descriptor))
-            self.distance[frame_id] = min(self.distance[frame_id], distance)
+    def _approach(self, distance: np.ndarray, whom: str) -> None:
+        """Shorten the distances by those to one more frame, and refuse what is now too near."""
+        self.distance = np.minimum(self.distance, distance)
+        for index in np.flatnonzero(self.open & (self.distance < self.near)).tolist():
+            self.open[index] = False
+            gap = f"{self.distance[index]:.3g} < {self.near:.3g}"
+            self.refused.append(_refused(self.usable[index], f"a near duplicate of {whom}, at {gap}"))
 
-    def _refuse_near(self, whom: str) -> None:
-        for frame_id in [key for key in self.open if self.distance[key] < self.near]:
-            del self.open[frame_id]
-            reason = f"a near duplicate of {whom}, at {self.distance[frame_id]:.3g} < {self.near:.3g}"
-            self.refused.append(Refused(frame_id=frame_id, reason=reason))
+
+def _refused(scored: _Scored, reason: str) -> Refused:
+    return Refused(frame_id=scored.frame_id, reason=reason)
 
 
 def _origin(proposal: Proposal) -> str:

@@ -34,13 +34,17 @@ def test_a_failure_breaks_the_row_and_is_named():
     [
         GenerationScore(generation=2, flagged_share=0.0),
         score(2, polarization=None),
-        score(2, polarization=float("nan")),
     ],
 )
 def test_a_generation_without_an_honest_error_never_passes(silent):
     decision = decide([score(1), silent], CRITERION)
     assert not decision.stop and not decision.converged
     assert decide([silent.model_copy(update={"generation": g}) for g in range(1, 5)], CRITERION).converged is False
+
+
+def test_nan_is_no_error():
+    with pytest.raises(ValidationError, match="finite"):
+        score(1, forces=float("nan"))
 
 
 def test_gives_up_after_max_generations_without_claiming_convergence():

@@ -184,6 +184,19 @@ def test_unbounded_or_missing_labels_are_an_error_and_not_certainty(candidate):
         select(pool, settings(bounds=LabelBounds(born_effective_charges=0.1)))
 
 
+def test_a_selection_reads_back_whatever_the_unbounded_labels_say(candidate):
+    made = candidate(0, [0.0])
+    made.uncertainty["polarizability"] = float("nan")
+    made.uncertainty["born_effective_charges"] = np.float32(0.25)
+    selection = select([made], settings())
+    assert Selection.model_validate_json(selection.model_dump_json()) == selection
+    assert selection.chosen[0].proposal.uncertainty == {
+        "forces": 0.2,
+        "polarization": 0.001,
+        "born_effective_charges": 0.25,
+    }
+
+
 def test_descriptors_must_fit(candidate):
     with pytest.raises(SelectionError, match="one shape"):
         select([candidate(0, [0.0]), candidate(1, [0.0, 1.0])], settings())
