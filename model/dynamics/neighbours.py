@@ -96,15 +96,17 @@ class SkinNeighbours:
         return _Listed(*padded_neighbours(positions, frame.cell, frame.pbc, self.cutoff + self.skin))
 
     def _collect(self) -> None:
+        n_atoms = len(self._structure)
         width = max(listed.mask.shape[1] for listed in self._lists)
-
-        def pad(array: np.ndarray) -> np.ndarray:
-            return np.pad(array, [(0, 0), (0, width - array.shape[1])] + [(0, 0)] * (array.ndim - 2))
-
-        starts = self._starts[:-1]
-        neighbours = [pad(listed.neighbours) + start for listed, start in zip(self._lists, starts, strict=True)]
-        shifts = np.concatenate([pad(listed.shifts) for listed in self._lists])
-        mask = np.concatenate([pad(listed.mask) for listed in self._lists])
-        self._neighbours = torch.tensor(np.concatenate(neighbours), device=self._device)
+        neighbours = np.zeros((n_atoms, width), dtype=np.int64)
+        shifts = np.zeros((n_atoms, width, 3))
+        mask = np.zeros((n_atoms, width), dtype=bool)
+        for listed, start, end in zip(self._lists, self._starts[:-1], self._starts[1:], strict=True):
+            filled = slice(start, end), slice(listed.mask.shape[1])
+            neighbours[start:end] = start
+            neighbours[filled] = listed.neighbours + start
+            shifts[filled] = listed.shifts
+            mask[filled] = listed.mask
+        self._neighbours = torch.tensor(neighbours, device=self._device)
         self._shifts = torch.tensor(shifts, dtype=self._dtype, device=self._device)
         self._mask = torch.tensor(mask, device=self._device)

@@ -107,3 +107,18 @@ def test_agrees_with_the_velocity_verlet_of_ase(morse, crystal):
     assert run.positions[-1] == pytest.approx(atoms.positions, abs=1e-6)
     assert run.kinetic[-1] == pytest.approx(atoms.get_kinetic_energy(), rel=1e-5)
     assert run.polarization[-1] == pytest.approx(atoms.calc.get_property("polarization", atoms), abs=1e-6)
+
+
+def test_the_network_conserves_its_enthalpy_in_an_oscillating_field(crystal):
+    from fieldloop.model.network import EnthalpyNetwork
+    from fieldloop.model.settings import NetworkConfig
+
+    config = NetworkConfig(
+        species=("Al", "As"), reference_charges={"Al": 3, "As": -3}, cutoff=4.0, scalars=8, tensors=4, radial=4
+    )
+    network = EnthalpyNetwork(config, seed=1)
+    frame = crystal(rattle=0.05)
+    runs = [nve(network, frame, int(60 / dt), dt, WAVE) for dt in (2.0, 1.0)]
+    errors = [np.ptp(run.conserved) for run in runs]
+    assert errors[0] / errors[1] == pytest.approx(4, rel=0.15)
+    assert errors[1] < 1e-3 * np.ptp(runs[1].kinetic + runs[1].enthalpy)
