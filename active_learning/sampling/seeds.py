@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from math import sqrt
+from typing import Annotated
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
+from ...dft_inputs.quantities import Length
 from ...dft_inputs.records import Frame, Proposal
 from ..plausibility import Plausibility, implausible
 
@@ -28,8 +30,8 @@ class SeedSettings(BaseModel):
 
     Attributes:
         count: number of frames, the parent included.
-        rattle: standard deviations of each Cartesian displacement in A, taken in turn, from small (vibrations, where
-            responses vary linearly) to large (hot configurations the dynamics will meet).
+        rattle: standard deviations of each Cartesian displacement in A (or ``5 pm``), taken in turn, from
+            small (vibrations, where responses vary linearly) to large (hot configurations the dynamics will meet).
         strain: largest principal strain of the strained cells; 0 for none. Cells must be periodic in every direction.
         strained_share: share of the rattled frames that are strained too.
         min_contact: closest pair of atoms allowed, in units of the sum of the covalent radii; closer ones are redrawn.
@@ -39,7 +41,7 @@ class SeedSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     count: PositiveInt = 10
-    rattle: tuple[PositiveFloat, ...] = Field(default=(0.02, 0.05, 0.10, 0.15), min_length=1)
+    rattle: tuple[Annotated[Length, Field(gt=0.0)], ...] = Field(default=(0.02, 0.05, 0.10, 0.15), min_length=1)
     strain: float = Field(default=0.01, ge=0.0, le=0.02)
     strained_share: float = Field(default=0.5, ge=0.0, le=1.0)
     min_contact: PositiveFloat = 0.65

@@ -108,6 +108,7 @@ def test_one_atom_cannot_be_rattled_and_a_slab_not_strained(alas):
         {"rattle": ()},
         {"rattle": (-0.1,)},
         {"rattle": (float("nan"),)},
+        {"rattle": ("0.1 eV",)},
         {"count": 0},
         {"ratle": (0.1,)},
     ],
@@ -115,6 +116,10 @@ def test_one_atom_cannot_be_rattled_and_a_slab_not_strained(alas):
 def test_settings_refuse_nonsense(bad):
     with pytest.raises(ValidationError):
         SeedSettings(**bad)
+
+
+def test_lengths_may_carry_a_unit():
+    assert SeedSettings(rattle=("5 pm", 0.1)).rattle == (0.05, 0.1)
 
 
 def test_contacts_see_periodic_images_and_unwrapped_positions(alas):
