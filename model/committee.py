@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from ..dft_inputs.records import ElectricResponse, Frame
+from .files import load_model
 from .graph import build_graph
 from .network import EnthalpyNetwork
 from .responses import Responses, compute_responses
@@ -49,6 +51,12 @@ class CommitteePrediction:
             born_effective_charges=self.born_effective_charges.mean(0),
             polarizability=self.polarizability.mean(0),
         )
+
+
+def load_committee(directories: Sequence[Path]) -> list[EnthalpyNetwork]:
+    """Read the members of a committee, onto the GPU where there is one."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return [load_model(directory).to(device) for directory in directories]
 
 
 def predict(

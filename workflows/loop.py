@@ -1,0 +1,279 @@
+"""The loop as a growing flow: label, train, explore, choose, predict, label, judge, until the criterion holds.
+
+Every costly step is content-keyed, so running the same campaign again finds it finished. The steps that decide what
+comes next are cheap and run again; they come to the same decisions, as they depend on stored results alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ase import Atoms
+from jobflow.core.flow import Flow
+from jobflow.core.job import Job, JobConfig, Response, job
+from jobflow.core.maker import Maker
+from jobflow.core.reference import OnMissing, OutputReference
+from pymatgen.core import Structure
+
+from ..active_learning.criteria import GenerationScore, StopCriterion, decide
+from ..active_learning.errors import honest_errors, pool_errors
+from ..active_learning.sampling.seeds import SeedSettings, seed_frames
+from ..active_learning.selection import SelectionSettings
+from ..dft_inputs.espresso.settings import PwCode, PwSettings
+from ..dft_inputs.records import Frame, LabelledFrame
+from .config import CampaignConfig, ConfigError
+from .dynamics import DynamicsMaker
+from .keys import content_key, content_uuid
+from .labelling import LabelMaker, as_frame, label_key
+from .records import Exploration, GenerationRecord, HonestPair, ParentCheck, SelectionRecord, TrainedModel
+from .selection import selection_job
+from .training import TrainMaker
+
+
+@dataclass
+class LoopMaker(Maker):
+    """From a crystal to a potential in fields that its own honest errors say can be trusted.
+
+    Attributes:
+        train: makes the committee.
+        selection: how frames are chosen.
+        stop: when the loop ends.
+        seeds: the first frames.
+        label: makes the labels.
+        explore: makes the dynamics.
+    """
+
+    train: TrainMaker
+    selection: SelectionSettings
+    stop: StopCriterion
+    name: str = "loop"  # pyright: ignore[reportIncompatibleMethodOverride]
+    seeds: SeedSettings = field(default_factory=SeedSettings)
+    label: LabelMaker = field(default_factory=LabelMaker)
+    explore: DynamicsMaker = field(default_factory=DynamicsMaker)
+
+    @classmethod
+    def from_config(cls, config: CampaignConfig, species: Sequence[str]) -> LoopMaker:
+        """The loop of a campaign file.
+
+        Args:
+            config: the campaign.
+            species: chemical symbols of the parent crystal.
+
+        Raises:
+            ConfigError: a section that does not fit the crystal or the protocol.
+        """
+        committee, exploration = config.committee, config.exploration
+        force_bound = config.selection.bounds.bounds.get("forces", 0.2)
+        return cls(
+            label=label_maker(config),
+            train=TrainMaker(
+                network=config.network(tuple(species)),
+                training=committee.training,
+                retraining_epochs=committee.retraining_epochs,
+                members=committee.members,
+                validation_every=committee.validation_every,
+                seed=committee.seed,
+            ),
+            explore=DynamicsMaker(
+                temperatures=exploration.temperatures,
+                fields=exploration.fields,
+                replicas=exploration.replicas,
+                timestep=exploration.timestep,
+                duration=exploration.duration,
+                friction=exploration.friction,
+                candidate_every=exploration.candidate_every,
+                stop_spread=exploration.stop_ratio * force_bound,
+                seed=exploration.seed,
+            ),
+            seeds=config.seeds,
+            selection=config.selection,
+            stop=config.stop,
+        )
+
+    def make(self, structure: Frame | Atoms | Structure) -> Flow:
+        """The flow that grows into the campaign.
+
+        Args:
+            structure: the parent crystal.
+        """
+        parent = as_frame(structure)
+        check = self.label.make_check(parent, self.explore.fields)
+        labels = [
+            self.label.make(frame, proposal, gap=check.output.gap)
+            for frame, proposal in seed_frames(parent, self.seeds)
+        ]
+        first = _decision(plan(self, parent, check.output, [job.output for job in labels], [], []), 0, parent, self)
+        return Flow([check, *labels, first], name=self.name)
+
+
+def label_maker(config: CampaignConfig) -> LabelMaker:
+    """The labels of a campaign file.
+
+    Raises:
+        ConfigError: unknown protocol, or settings that it does not have.
+    """
+    section, pw = config.label, config.codes.pw
+    try:
+        settings = PwSettings.from_protocol(section.protocol, **section.settings)
+    except (ValueError, TypeError) as error:
+        from .config import first_error  # noqa: PLC0415
+
+        raise ConfigError(f"label.settings: {first_error(error)}") from error
+    code = PwCode(
+        command=pw.command,
+        launcher=pw.launcher,  # type: ignore[arg-type]  (split by the model)
+        timeout=pw.timeout,
+        pseudo_dir=str(pw.pseudo_dir),
+        pseudopotentials=section.pseudopotentials,
+    )
+    return LabelMaker(settings=settings, step=section.field_step, order=section.order, code=code)
+
+
+@job
+def plan(
+    maker: LoopMaker,
+    parent: Frame,
+    check: ParentCheck,
+    labels: list[LabelledFrame | None],
+    models: list[TrainedModel],
+    history: list[GenerationRecord],
+) -> Response:
+    """Train on all labels, then explore with the committee.
+
+    Args:
+        maker: the loop.
+        parent: the crystal.
+        check: its gap.
+        labels: all so far; None where a job was lost.
+        models: the committee before, to go on from.
+        history: generations so far.
+    """
+    generation = len(history)
+    known = [label for label in labels if label is not None]
+    training = maker.train.make(known, generation, models)
+    committee = [OutputReference(job.uuid) for job in training.jobs]
+    ids = [label.label_id for label in known]
+    walk = _decision(wander(maker, parent, check, _labels(ids), committee, history), generation, parent, maker)
+    return Response(addition=Flow([training, walk], name=f"generation {generation}"))
+
+
+@job
+def wander(
+    maker: LoopMaker,
+    parent: Frame,
+    check: ParentCheck,
+    labels: list[LabelledFrame],
+    models: list[TrainedModel],
+    history: list[GenerationRecord],
+) -> Response:
+    """Explore from the labelled frames, and choose from what was met once that is known."""
+    starts = [parent, *(label.frame for label in labels if label.trainable and label.frame.frame_id != parent.frame_id)]
+    exploration = maker.explore.make(models, starts, len(history))
+    ids = [label.label_id for label in labels]
+    arguments = (maker, parent, check, _labels(ids), models, history, exploration.output)
+    choose = _decision(pick(*arguments), len(history), parent, maker)
+    return Response(addition=Flow([exploration, choose], name=f"exploration {len(history)}"))
+
+
+@job
+def pick(
+    maker: LoopMaker,
+    parent: Frame,
+    check: ParentCheck,
+    labels: list[LabelledFrame],
+    models: list[TrainedModel],
+    history: list[GenerationRecord],
+    exploration: Exploration,
+) -> Response:
+    """Choose frames; the journal of the choice is stored before any of them is labelled."""
+    selection = selection_job(exploration, models, labels, maker.selection, history)
+    ids = [label.label_id for label in labels]
+    arguments = (maker, parent, check, ids, models, history, selection.output)
+    order = _decision(order_labels(*arguments), len(history), parent, maker)
+    return Response(addition=Flow([selection, order], name=f"selection {len(history)}"))
+
+
+@job
+def order_labels(
+    maker: LoopMaker,
+    parent: Frame,
+    check: ParentCheck,
+    known_ids: list[str],
+    models: list[TrainedModel],
+    history: list[GenerationRecord],
+    selection: SelectionRecord,
+) -> Response:
+    """Label the chosen frames, then judge the predictions."""
+    labels = [maker.label.make(chosen.frame, chosen.proposal, gap=check.gap) for chosen in selection.chosen]
+    outputs = [label.output for label in labels]
+    arguments = (maker, parent, check, known_ids, models, history, selection, outputs)
+    verdict = _decision(judge(*arguments), len(history), parent, maker)
+    return Response(addition=Flow([*labels, verdict], name=f"labels {len(history)}"))
+
+
+@job
+def judge(
+    maker: LoopMaker,
+    parent: Frame,
+    check: ParentCheck,
+    known_ids: list[str],
+    models: list[TrainedModel],
+    history: list[GenerationRecord],
+    selection: SelectionRecord,
+    labels: list[LabelledFrame | None],
+) -> Response[GenerationRecord]:
+    """The honest errors of the generation, and whether to go on."""
+    record = generation_record(maker.stop, models, history, selection, [label for label in labels if label is not None])
+    if record.decision.stop:
+        return Response(output=record)
+    ids = [*known_ids, *(label.label_id for label in labels if label is not None)]
+    following = plan(maker, parent, check, _labels(ids), models, [*history, record])
+    return Response(output=record, addition=_decision(following, record.generation + 1, parent, maker))
+
+
+def generation_record(
+    criterion: StopCriterion,
+    models: Sequence[TrainedModel],
+    history: Sequence[GenerationRecord],
+    selection: SelectionRecord,
+    labels: Sequence[LabelledFrame],
+) -> GenerationRecord:
+    """Compare the journaled predictions with their labels, and decide."""
+    by_frame = {label.frame.frame_id: label for label in labels if label.trainable}
+    pairs = tuple(
+        HonestPair(
+            label_id=label.label_id,
+            uncertainty={name: selection.calibration.scale(name) * value for name, value in chosen.spread.items()},
+            spread=chosen.spread,
+            errors=honest_errors(chosen.prediction, label.response, len(label.frame)),
+        )
+        for chosen in selection.chosen
+        if (label := by_frame.get(chosen.frame.frame_id)) is not None
+    )
+    score = GenerationScore(
+        generation=selection.generation,
+        errors=pool_errors(pair.errors for pair in pairs) if pairs else None,
+        flagged_share=selection.flagged_share,
+        frames=len(models[0].training_ids),
+    )
+    return GenerationRecord(
+        generation=selection.generation,
+        model_ids=tuple(model.model_id for model in models),
+        pairs=pairs,
+        failed=tuple(label.label_id for label in labels if not label.trainable),
+        score=score,
+        decision=decide([*(record.score for record in history), score], criterion),
+    )
+
+
+def _labels(ids: Sequence[str]) -> list[OutputReference]:
+    return [OutputReference(content_uuid(label_key(identity))) for identity in ids]
+
+
+def _decision(step: Job, generation: int, parent: Frame, maker: LoopMaker) -> Job:
+    """Make a deciding step: the same uuid in every run of the campaign, and no offence at labels that are missing."""
+    step.set_uuid(content_uuid(content_key("decision", step.name, generation, parent.frame_id, maker)))
+    step.metadata["directory"] = f"decisions/{generation:03d}-{step.name}"
+    step.config = JobConfig(on_missing_references=OnMissing.NONE)
+    return step

@@ -1,0 +1,140 @@
+"""Training a committee as jobs: one job a member, so that members train side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from jobflow.core.flow import Flow
+from jobflow.core.job import Job, job
+from jobflow.core.maker import Maker
+
+from ..dft_inputs.records import LabelledFrame
+from ..model.settings import EpochRecord, NetworkConfig, TrainingSettings
+from .keys import content_job, content_key
+from .paths import located, recorded
+from .records import TrainedModel
+
+
+@dataclass
+class TrainMaker(Maker):
+    """Train a committee of enthalpy networks.
+
+    Attributes:
+        network: the architecture; the members differ by their seeds.
+        training: of a fresh committee.
+        retraining_epochs: of a committee that starts from an earlier one.
+        members: size of the committee.
+        validation_every: every n-th frame of generation 0 validates, and is never trained on.
+        seed: of the first member.
+    """
+
+    network: NetworkConfig
+    name: str = "train"  # pyright: ignore[reportIncompatibleMethodOverride]
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    retraining_epochs: int = 60
+    members: int = 3
+    validation_every: int = 5
+    seed: int = 0
+
+    def make(self, labels: Sequence[LabelledFrame], generation: int = 0, start: Sequence[TrainedModel] = ()) -> Flow:
+        """One job for each member; the flow's output is the list of ``TrainedModel``.
+
+        Args:
+            labels: all labelled frames, failed and flagged ones too: those are left out.
+            generation: its number, for the records.
+            start: the committee to go on from, one model a member.
+
+        Raises:
+            ValueError: no trainable frame is left.
+        """
+        training, validation = self.split(labels)
+        jobs = [self._member(training, validation, generation, member, start) for member in range(self.members)]
+        return Flow([*jobs], output=[job.output for job in jobs], name=self.name)
+
+    def split(self, labels: Sequence[LabelledFrame]) -> tuple[list[LabelledFrame], list[LabelledFrame]]:
+        """Training and validation frames. Which frames validate depends on the first generation alone.
+
+        Raises:
+            ValueError: no trainable frame is left for training.
+        """
+        first = [label for label in labels if label.proposal.generation == 0]
+        # The last of each n: the first frames are the parent and small rattles, which one wants to train on.
+        held_out = {label.label_id for label in first[self.validation_every - 1 :: self.validation_every]}
+        usable = [label for label in labels if label.trainable]
+        training = [label for label in usable if label.label_id not in held_out]
+        if not training:
+            failures = sorted({label.failure or ", ".join(label.quality.flags) for label in labels})
+            raise ValueError(f"none of {len(labels)} labelled frames can be trained on: {'; '.join(failures)}")
+        return training, [label for label in usable if label.label_id in held_out]
+
+    def _member(
+        self,
+        training: list[LabelledFrame],
+        validation: list[LabelledFrame],
+        generation: int,
+        member: int,
+        start: Sequence[TrainedModel],
+    ) -> Job:
+        settings = self.training.model_copy(update={"epochs": self.retraining_epochs}) if start else self.training
+        before = start[member] if start else None
+        key = content_key(
+            "train",
+            [label.label_id for label in training],
+            [label.label_id for label in validation],
+            self.network,
+            settings,
+            self.seed + member,
+            before.model_id if before else None,
+        )
+        training_job = train_member(
+            _lean(training), _lean(validation), self.network, settings, self.seed + member, generation, member, before
+        )
+        training_job.name = f"{self.name} {generation}.{member}"
+        return content_job(training_job, key, f"training/{key[:16]}")
+
+
+@job
+def train_member(
+    training: list[LabelledFrame],
+    validation: list[LabelledFrame],
+    network: NetworkConfig,
+    settings: TrainingSettings,
+    seed: int,
+    generation: int,
+    member: int,
+    start: TrainedModel | None,
+) -> TrainedModel:
+    """Train one network in the current directory, going on from its checkpoint where there is one."""
+    from ..model.files import load_model, save_model  # noqa: PLC0415  (torch is imported by the worker alone)
+    from ..model.training import initial_network, train  # noqa: PLC0415
+
+    here = Path.cwd()
+    model = load_model(located(start.directory)) if start else initial_network(network, training, seed)
+    with (here / "training.log").open("a") as log:
+
+        def report(row: EpochRecord) -> None:
+            print(row.model_dump_json(), file=log, flush=True)
+
+        result = train(
+            model, training, validation, settings, seed=seed, checkpoint=here / "checkpoint.pt", progress=report
+        )
+    return TrainedModel(
+        model_id=save_model(result.model, here / "model"),
+        directory=recorded(here / "model"),
+        generation=generation,
+        member=member,
+        start_model_id=start.model_id if start else None,
+        training_ids=tuple(label.label_id for label in training),
+        validation_ids=tuple(label.label_id for label in validation),
+        training=result.training,
+        validation=result.validation,
+        curve=tuple(row for row in result.curve if row.validation or row.epoch == settings.epochs),
+        seconds=result.seconds,
+    )
+
+
+def _lean(labels: Sequence[LabelledFrame]) -> list[LabelledFrame]:
+    """Labels without their field points, which are not trained on."""
+    return [label.model_copy(update={"field_points": ()}) for label in labels]
