@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from ...dft_inputs.quantities import Length, Temperature
-from .fields import AnyField, Duration, StaticField
+from .fields import AnyField, Duration, FieldProtocol, StaticField
 
 _Temperature = Annotated[Temperature, Field(ge=0, allow_inf_nan=False)]
 _Length = Annotated[Length, Field(gt=0, allow_inf_nan=False)]
@@ -72,7 +72,7 @@ class DynamicsSettings(BaseModel):
             [self.temperatures[i] for i in self._indices("temperatures", len(self.temperatures), n_replicas)]
         )
 
-    def fields_of(self, n_replicas: int) -> tuple[AnyField, ...]:
+    def fields_of(self, n_replicas: int) -> tuple[FieldProtocol, ...]:
         """Field of each replica."""
         return tuple(self.fields[i] for i in self._indices("fields", len(self.fields), n_replicas))
 
