@@ -106,11 +106,11 @@ def read_pw_output(source: Path | str, xml: Path | str | None = None) -> PwOutpu
     except ET.ParseError as error:
         raise PwOutputError(f"{xml_path}: incomplete XML ({error})") from error
     try:
+        if _value(root, "output/convergence_info/scf_conv/convergence_achieved") != "true":
+            raise PwOutputError(f"{xml_path}: SCF not converged")
         output = _assemble(root, text)
     except (AttributeError, ValueError, TypeError, IndexError, KeyError) as error:
         raise PwOutputError(f"{xml_path}: an expected entry is missing or broken ({error})") from error
-    if _value(root, "output/convergence_info/scf_conv/convergence_achieved") != "true":
-        raise PwOutputError(f"{xml_path}: SCF not converged")
     _check_agreement(output, text, stdout, xml_path)
     return output
 
