@@ -13,7 +13,7 @@ from ase import Atoms
 from jobflow.core.flow import Flow
 from jobflow.core.job import Job, JobConfig, Response, job
 from jobflow.core.maker import Maker
-from jobflow.core.reference import OnMissing, OutputReference
+from jobflow.core.reference import OnMissing
 from pymatgen.core import Structure
 
 from ..active_learning.criteria import GenerationScore, StopCriterion, decide
@@ -25,10 +25,10 @@ from ..dft_inputs.records import Frame, LabelledFrame
 from .config import CampaignConfig, ConfigError
 from .dynamics import DynamicsMaker
 from .keys import content_key, content_uuid
-from .labelling import LabelMaker, as_frame, label_key
+from .labelling import LabelMaker, as_frame
 from .records import Exploration, GenerationRecord, HonestPair, ParentCheck, SelectionRecord, TrainedModel
 from .selection import selection_job
-from .training import TrainMaker
+from .training import TrainMaker, without_points
 
 
 @dataclass
@@ -150,11 +150,9 @@ def plan(
         history: generations so far.
     """
     generation = len(history)
-    known = [label for label in labels if label is not None]
+    known = [without_points(label) for label in labels if label is not None]
     training = maker.train.make(known, generation, models)
-    committee = [OutputReference(job.uuid) for job in training.jobs]
-    ids = [label.label_id for label in known]
-    walk = _decision(wander(maker, parent, check, _labels(ids), committee, history), generation, parent, maker)
+    walk = _decision(wander(maker, parent, check, known, training.output, history), generation, parent, maker)
     return Response(addition=Flow([training, walk], name=f"generation {generation}"))
 
 
@@ -170,8 +168,7 @@ def wander(
     """Explore from the labelled frames, and choose from what was met once that is known."""
     starts = [parent, *(label.frame for label in labels if label.trainable and label.frame.frame_id != parent.frame_id)]
     exploration = maker.explore.make(models, starts, len(history))
-    ids = [label.label_id for label in labels]
-    arguments = (maker, parent, check, _labels(ids), models, history, exploration.output)
+    arguments = (maker, parent, check, labels, models, history, exploration.output)
     choose = _decision(pick(*arguments), len(history), parent, maker)
     return Response(addition=Flow([exploration, choose], name=f"exploration {len(history)}"))
 
@@ -188,8 +185,7 @@ def pick(
 ) -> Response:
     """Choose frames; the journal of the choice is stored before any of them is labelled."""
     selection = selection_job(exploration, models, labels, maker.selection, history)
-    ids = [label.label_id for label in labels]
-    arguments = (maker, parent, check, ids, models, history, selection.output)
+    arguments = (maker, parent, check, labels, models, history, selection.output)
     order = _decision(order_labels(*arguments), len(history), parent, maker)
     return Response(addition=Flow([selection, order], name=f"selection {len(history)}"))
 
@@ -199,17 +195,17 @@ def order_labels(
     maker: LoopMaker,
     parent: Frame,
     check: ParentCheck,
-    known_ids: list[str],
+    known: list[LabelledFrame],
     models: list[TrainedModel],
     history: list[GenerationRecord],
     selection: SelectionRecord,
 ) -> Response:
     """Label the chosen frames, then judge the predictions."""
-    labels = [maker.label.make(chosen.frame, chosen.proposal, gap=check.gap) for chosen in selection.chosen]
-    outputs = [label.output for label in labels]
-    arguments = (maker, parent, check, known_ids, models, history, selection, outputs)
+    jobs = [maker.label.make(chosen.frame, chosen.proposal, gap=check.gap) for chosen in selection.chosen]
+    outputs = [job.output for job in jobs]
+    arguments = (maker, parent, check, known, models, history, selection, outputs)
     verdict = _decision(judge(*arguments), len(history), parent, maker)
-    return Response(addition=Flow([*labels, verdict], name=f"labels {len(history)}"))
+    return Response(addition=Flow([*jobs, verdict], name=f"labels {len(history)}"))
 
 
 @job
@@ -217,7 +213,7 @@ def judge(
     maker: LoopMaker,
     parent: Frame,
     check: ParentCheck,
-    known_ids: list[str],
+    known: list[LabelledFrame],
     models: list[TrainedModel],
     history: list[GenerationRecord],
     selection: SelectionRecord,
@@ -227,8 +223,7 @@ def judge(
     record = generation_record(maker.stop, models, history, selection, [label for label in labels if label is not None])
     if record.decision.stop:
         return Response(output=record)
-    ids = [*known_ids, *(label.label_id for label in labels if label is not None)]
-    following = plan(maker, parent, check, _labels(ids), models, [*history, record])
+    following = plan(maker, parent, check, [*known, *labels], models, [*history, record])
     return Response(output=record, addition=_decision(following, record.generation + 1, parent, maker))
 
 
@@ -265,10 +260,6 @@ def generation_record(
         score=score,
         decision=decide([*(record.score for record in history), score], criterion),
     )
-
-
-def _labels(ids: Sequence[str]) -> list[OutputReference]:
-    return [OutputReference(content_uuid(label_key(identity))) for identity in ids]
 
 
 def _decision(step: Job, generation: int, parent: Frame, maker: LoopMaker) -> Job:

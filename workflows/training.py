@@ -62,7 +62,7 @@ class TrainMaker(Maker):
         first = [label for label in labels if label.proposal.generation == 0]
         # The last of each n: the first frames are the parent and small rattles, which one wants to train on.
         held_out = {label.label_id for label in first[self.validation_every - 1 :: self.validation_every]}
-        usable = [label for label in labels if label.trainable]
+        usable = [without_points(label) for label in labels if label.trainable]
         training = [label for label in usable if label.label_id not in held_out]
         if not training:
             failures = sorted({label.failure or ", ".join(label.quality.flags) for label in labels})
@@ -89,7 +89,7 @@ class TrainMaker(Maker):
             before.model_id if before else None,
         )
         training_job = train_member(
-            _lean(training), _lean(validation), self.network, settings, self.seed + member, generation, member, before
+            training, validation, self.network, settings, self.seed + member, generation, member, before
         )
         training_job.name = f"{self.name} {generation}.{member}"
         return content_job(training_job, key, f"training/{key[:16]}")
@@ -135,6 +135,6 @@ def train_member(
     )
 
 
-def _lean(labels: Sequence[LabelledFrame]) -> list[LabelledFrame]:
-    """Labels without their field points, which are not trained on."""
-    return [label.model_copy(update={"field_points": ()}) for label in labels]
+def without_points(label: LabelledFrame) -> LabelledFrame:
+    """A label without its field points, which are stored with it but not trained on."""
+    return label.model_copy(update={"field_points": ()})
