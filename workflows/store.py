@@ -18,13 +18,23 @@ from pathlib import Path
 from typing import Any, cast
 
 from maggma.core import Sort, Store
-from mongomock.filtering import filter_applies, iter_key_candidates, resolve_sort_key
-from mongomock.helpers import patch_datetime_awareness_in_document
 from monty.json import jsanitize
-from sentinels import NOTHING
 
 from .sqlite_file import StoreError, mark_as_ours, open_file, transaction
-from .store_queries import decode, encode, field_expression, is_plain_path, necessary_condition, project, sort_documents
+from .store_queries import (
+    NOTHING,
+    decode,
+    encode,
+    field_expression,
+    filter_applies,
+    is_plain_path,
+    iter_key_candidates,
+    necessary_condition,
+    patch_datetime_awareness_in_document,
+    project,
+    resolve_sort_key,
+    sort_documents,
+)
 
 __all__ = ["SQLiteStore", "StoreError"]
 
@@ -224,7 +234,7 @@ class SQLiteStore(Store):
             key: field or fields that identify a document; None for the key of the store.
 
         Raises:
-            StoreError: for a document without the key and for a read-only store.
+            StoreError: for a document without the key or with values that are not JSON, and for a read-only store.
             ValueError: for a document that a strict validator refuses.
         """
         keys = [key or self.key] if not isinstance(key, list) else key
@@ -245,7 +255,11 @@ class SQLiteStore(Store):
         connection.execute(f"INSERT OR REPLACE INTO {self.collection} (id, document) VALUES (?, ?)", [number, text])  # noqa: S608
 
     def _validated(self, document: dict) -> dict | None:
-        plain: dict = jsanitize(document, allow_bson=True, recursive_msonable=True)
+        try:
+            # Strict, where maggma keeps the text of what it does not know, from which nothing comes back.
+            plain: dict = jsanitize(document, strict=True, allow_bson=True, enum_values=True)
+        except (AttributeError, TypeError) as error:
+            raise StoreError(f"a document with values that are not JSON cannot be stored: {error}") from error
         if self.validator is None or self.validator.is_valid(plain):
             return plain
         if self.validator.strict:  # pyright: ignore[reportAttributeAccessIssue]

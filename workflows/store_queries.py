@@ -9,10 +9,21 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from typing import Any
 
 from bson import json_util
-from mongomock.filtering import resolve_sort_key
+from maggma.stores.mongolike import mongomock  # pyright: ignore[reportPrivateImportUsage]
+
+# maggma moved from mongomock to its successor mongomock_ng; ours is the engine of this maggma's MemoryStore.
+_filtering = import_module(f"{mongomock.__name__}.filtering")
+_helpers = import_module(f"{mongomock.__name__}.helpers")
+filter_applies = _filtering.filter_applies
+iter_key_candidates = _filtering.iter_key_candidates
+resolve_sort_key = _filtering.resolve_sort_key
+patch_datetime_awareness_in_document = _helpers.patch_datetime_awareness_in_document
+NOTHING = _filtering.NOTHING
+"""Stands for a missing field."""
 
 _PLAIN_PATH = re.compile(r"[A-Za-z_@][A-Za-z0-9_@-]*(\.[A-Za-z_@][A-Za-z0-9_@-]*)*")
 # JSON integers beyond this become floats in SQLite.
