@@ -55,9 +55,7 @@ def labelled(frame: Frame, teacher: EnthalpyNetwork, field=(0.0, 0.0, 0.0), **mi
         "polarizability": responses.polarizability[0].numpy(),
     }
     response = ElectricResponse(field=np.array(field), polarization_quanta=frame.cell, **{**labels, **missing})
-    return LabelledFrame(
-        label_id=frame.frame_id, frame=frame, response=response, provenance=Provenance(code="teacher")
-    )
+    return LabelledFrame(label_id=frame.frame_id, frame=frame, response=response, provenance=Provenance(code="teacher"))
 
 
 @pytest.fixture

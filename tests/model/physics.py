@@ -90,7 +90,9 @@ def check_rotation(model: EnthalpyModel, graph: Graph, rotation: Tensor, toleran
 def check_translation(model: EnthalpyModel, graph: Graph) -> None:
     """A common shift changes nothing in a neutral cell, and Z* adds up to zero."""
     before = compute_responses(model, graph, born=True)
-    after = compute_responses(model, graph.replace(positions=graph.positions + torch.tensor([0.3, -1.1, 7.9])), born=True)
+    after = compute_responses(
+        model, graph.replace(positions=graph.positions + torch.tensor([0.3, -1.1, 7.9])), born=True
+    )
     for name in ("enthalpy", "forces", "polarization", "born_effective_charges", "polarizability"):
         assert_close(getattr(after, name), getattr(before, name), 1e-10)
     assert before.born_effective_charges is not None

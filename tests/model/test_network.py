@@ -75,9 +75,7 @@ def test_responses_of_one_layer_depend_on_the_field(make_network, make_frame, ma
 def test_permutation(model, make_frame, make_graph):
     frame = make_frame(8)
     order = np.random.default_rng(0).permutation(len(frame))
-    shuffled = Frame(
-        species=tuple(frame.species[i] for i in order), positions=frame.positions[order], cell=frame.cell
-    )
+    shuffled = Frame(species=tuple(frame.species[i] for i in order), positions=frame.positions[order], cell=frame.cell)
     before = compute_responses(model, make_graph(model, frame, field=FINITE), born=True)
     after = compute_responses(model, make_graph(model, shuffled, field=FINITE), born=True)
     physics.assert_close(after.enthalpy, before.enthalpy, 1e-10)

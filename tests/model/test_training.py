@@ -1,0 +1,174 @@
+"""Losses, masks, branches, references and training: what is learned, what is left out, and that resuming changes nothing."""
+
+import numpy as np
+import pytest
+import torch
+from fieldloop.dft_inputs.records import LABELS, Quality
+from fieldloop.model.data import fit_references, make_batch, mean_neighbours
+from fieldloop.model.losses import loss, squared_errors
+from fieldloop.model.responses import Responses, compute_responses
+from fieldloop.model.settings import Tolerances, TrainingSettings
+from fieldloop.model.training import initial_network, train
+from numpy.testing import assert_allclose
+
+FIELD = (0.05, -0.02, 0.08)
+
+
+def exact(batch) -> Responses:
+    """The labels themselves as a prediction."""
+    return Responses(**batch.labels)
+
+
+@pytest.fixture
+def teacher(make_network):
+    return make_network(seed=11)
+
+
+@pytest.fixture
+def frames(teacher, make_frame, make_labelled):
+    return [make_labelled(make_frame(seed, cubic=False), teacher) for seed in range(6)]
+
+
+def test_a_perfect_prediction_has_no_loss(frames, teacher):
+    batch = make_batch(frames, teacher)
+    errors = squared_errors(compute_responses(teacher, batch.graph, stress=True, born=True), batch)
+    assert float(loss(errors, Tolerances())) < 1e-16
+    assert set(errors.rmse()) == set(LABELS)
+
+
+def test_loss_is_one_at_the_tolerance(frames, teacher):
+    """An error of one tolerance in every component of one label gives a loss of one."""
+    batch = make_batch(frames, teacher)
+    for name in LABELS:
+        tolerance = getattr(Tolerances(), name)
+        off = {**batch.labels, name: batch.labels[name] + tolerance * (batch.atoms if name == "enthalpy" else 1.0)}
+        assert float(loss(squared_errors(Responses(**off), batch), Tolerances())) == pytest.approx(1.0, rel=1e-6)
+
+
+@pytest.mark.parametrize("quanta", [(1, 0, 0), (-2, 1, 3)])
+def test_branches_of_polarization_do_not_matter(make_frame, make_labelled, teacher, quanta):
+    """A label on another branch, enthalpy moved by -E.nQ, is the same label; without the move it is not."""
+    frame = make_frame(0, cubic=False)
+    label = make_labelled(frame, teacher, field=FIELD)
+    shift = np.array(quanta) @ frame.cell
+    moved = {
+        "polarization": label.response.polarization + shift,
+        "enthalpy": label.response.enthalpy - float(np.dot(FIELD, shift)),
+    }
+    other = label.model_copy(update={"response": label.response.model_copy(update=moved)})
+    for item in (label, other):
+        batch = make_batch([item], teacher)
+        predicted = compute_responses(teacher, batch.graph, stress=True, born=True)
+        assert float(loss(squared_errors(predicted, batch), Tolerances())) < 1e-12
+    wrong = moved | {"enthalpy": label.response.enthalpy}
+    batch = make_batch([label.model_copy(update={"response": label.response.model_copy(update=wrong)})], teacher)
+    assert squared_errors(compute_responses(teacher, batch.graph), batch).rmse()["enthalpy"] > 0.01
+
+
+def test_missing_labels_are_masked(make_frame, make_labelled, make_network, teacher):
+    """A missing label changes neither the loss nor the gradient of the others."""
+    student = make_network(seed=1)
+    full = make_labelled(make_frame(0, cubic=False), teacher)
+    bare = make_labelled(
+        make_frame(1), teacher, born_effective_charges=None, polarizability=None, polarization=None, stress=None
+    )
+
+    def rmse(items):
+        batch = make_batch(items, student)
+        return squared_errors(compute_responses(student, batch.graph, stress=True, born=True), batch).rmse()
+
+    both, alone = rmse([full, bare]), rmse([full])
+    for name in ("born_effective_charges", "polarizability", "polarization", "stress"):
+        assert both[name] == pytest.approx(alone[name], rel=1e-10)
+    assert both["forces"] != pytest.approx(alone["forces"], rel=1e-3)
+    assert set(rmse([bare])) == {"enthalpy", "forces"}
+
+
+def test_no_label_in_the_loss_is_an_error(make_frame, make_labelled, teacher):
+    item = make_labelled(make_frame(0), teacher, stress=None)
+    batch = make_batch([item], teacher)
+    only_stress = Tolerances(**{name: None for name in LABELS if name != "stress"})
+    with pytest.raises(ValueError, match="no label"):
+        loss(squared_errors(exact(batch), batch), only_stress)
+
+
+def test_references_are_least_squares(make_frame, make_labelled, make_network):
+    """Energies and polarizabilities made of species sums are recovered; the composition varies in the set."""
+    model = make_network(seed=2)
+    items = []
+    for seed, swap in ((0, False), (1, True), (2, False)):
+        frame = make_frame(seed)
+        if swap:
+            frame = frame.model_copy(update={"species": ("As",) * 5 + ("Al",) * 3})
+        al, arsenic = frame.species.count("Al"), frame.species.count("As")
+        made = {"enthalpy": -2.5 * al + 4.0 * arsenic, "polarizability": np.eye(3) * (0.2 * al + 0.9 * arsenic)}
+        items.append(make_labelled(frame, model, **made))
+    fit_references(model, items)
+    assert_allclose(model.energy_reference, [-2.5, 4.0], atol=1e-10)
+    assert_allclose(model.polarizability_reference, [0.2, 0.9], atol=1e-10)
+
+
+def test_mean_neighbours_of_zincblende(make_frame, make_labelled, teacher):
+    """Within 4.2 A an atom of AlAs has 4 + 12 neighbours."""
+    item = make_labelled(make_frame(0, stdev=0.0), teacher)
+    assert mean_neighbours([item], ("Al", "As"), 4.2) == 16
+
+
+def test_charged_cells_are_refused(make_network, make_frame, make_labelled):
+    model = make_network(reference_charges={"Al": 3, "As": -2})
+    with pytest.raises(ValueError, match=r"add up to \+4 e"):
+        make_batch([make_labelled(make_frame(0), make_network())], model)
+
+
+def test_student_learns_all_labels(frames, make_network, teacher):
+    """Errors of every label on unseen frames of a teacher fall far below those of the fresh network."""
+    start = initial_network(make_network().config, frames[:5], seed=3)
+    settings = TrainingSettings(epochs=50, batch_size=1, learning_rate=1e-2, validate_every=50)
+    batch = make_batch(frames[5:], start)
+    before = squared_errors(compute_responses(start, batch.graph, stress=True, born=True), batch).rmse()
+    result = train(start, frames[:5], frames[5:], settings)
+    assert result.curve[-1].validation == result.validation
+    for name in ("forces", "polarization", "born_effective_charges", "stress"):
+        assert result.validation[name] < 0.8 * before[name], name
+    assert result.curve[-1].loss < 0.2 * result.curve[0].loss
+
+
+def test_training_resumes_bitwise(frames, make_network, tmp_path):
+    settings = TrainingSettings(epochs=6, batch_size=2, checkpoint_every=2, validate_every=3)
+
+    def fresh():
+        return initial_network(make_network().config, frames[:5], seed=3)
+
+    class KilledError(RuntimeError):
+        pass
+
+    def kill(row):
+        if row.epoch == 5:  # after the checkpoint of epoch 4
+            raise KilledError
+
+    undisturbed = train(fresh(), frames[:5], frames[5:], settings, seed=3)
+    with pytest.raises(KilledError):
+        train(fresh(), frames[:5], frames[5:], settings, seed=3, checkpoint=tmp_path / "c.pt", progress=kill)
+    resumed = train(fresh(), frames[:5], frames[5:], settings, seed=3, checkpoint=tmp_path / "c.pt")
+    pairs = zip(undisturbed.model.parameters(), resumed.model.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert [row.loss for row in undisturbed.curve] == [row.loss for row in resumed.curve]
+
+
+def test_bad_sets_are_refused(frames, make_network):
+    model = make_network()
+    flagged = frames[0].model_copy(update={"quality": Quality(flags=("enthalpy_law_error",))})
+    with pytest.raises(ValueError, match="empty"):
+        train(model, [], frames, TrainingSettings())
+    with pytest.raises(ValueError, match="both"):
+        train(model, frames, frames[:1], TrainingSettings())
+    with pytest.raises(ValueError, match="flagged"):
+        train(model, [flagged], [], TrainingSettings())
+
+
+def test_a_loss_that_explodes_stops_with_advice(frames, make_network):
+    model = make_network()
+    with torch.no_grad():
+        model.energy_scale.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="learning rate"):
+        train(model, frames, [], TrainingSettings(epochs=1))
