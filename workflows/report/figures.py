@@ -14,7 +14,7 @@ from ...active_learning.labels import BOUNDED
 from ...active_learning.uncertainty.calibration import Pair, coverage, rank_correlation
 from ..records import GenerationRecord, HonestPair, TrainedModel
 from .parity import GROUPS, Parity, ParitySeries
-from .style import BLUE, CYCLE, FAINT, GREEN, GREY, QUANTITIES, SKY, VERMILLION, note, panels, styled
+from .style import BLUE, CYCLE, FAINT, GREEN, GREY, QUANTITIES, SKY, VERMILLION, logarithmic, note, panels, styled
 
 _GROUP_LOOK = {"training": (SKY, "o", 9), "validation": (GREEN, "s", 13), "honest": (VERMILLION, "^", 17)}
 _MOST_VECTOR_POINTS = 400
@@ -110,9 +110,11 @@ def uncertainty_figure(pairs: Sequence[HonestPair]) -> Figure:
     """Error against uncertainty before DFT, raw and calibrated, a panel for each label; needs a pair of a label."""
     points = {name: points for name in BOUNDED if (points := uncertainty_points(pairs, name))}
     with styled():
-        figure, axes = panels([QUANTITIES[name].name for name in points], columns=4, height=3.2)
+        figure, axes = panels([QUANTITIES[name].name for name in points], columns=4, height=2.95)
         for ax, (name, sides) in zip(axes, points.items(), strict=True):
             _uncertainty_panel(ax, name, sides)
+        if axes:
+            axes[0].legend(loc="upper left", handletextpad=0.1, borderaxespad=0.1)
     return figure
 
 
@@ -135,18 +137,19 @@ def _uncertainty_panel(ax: Axes, name: str, sides: Mapping[str, Sequence[Pair]])
     ends = np.array([low, high]) * quantity.error_scale
     ax.plot(ends, ends, c=FAINT, lw=1, zorder=0)
     looks = {"raw": {"facecolors": "none", "edgecolors": GREY}, "calibrated": {"c": BLUE, "alpha": 0.85}}
+    lines = []
     for side, pairs in sides.items():
         x = np.clip([p.spread for p in pairs], low, high) * quantity.error_scale
         y = np.clip([p.error for p in pairs], low, high) * quantity.error_scale
-        inside = coverage(pairs, 0.9)
-        ax.scatter(x, y, s=20, label=f"{side}: {inside:.0%} within 90 % bound", **looks[side])
+        ax.scatter(x, y, s=20, label=side, **looks[side])
+        lines.append(f"{side}: {coverage(pairs, 0.9):.0%} within 90 %")
     rank = rank_correlation(sides["raw"])
-    if rank is not None:
-        note(ax, f"rank correlation {rank:.2f}", "lower right")
-    ax.set(xscale="log", yscale="log", xlim=ends, ylim=ends, aspect="equal")
+    note(ax, "\n".join(lines if rank is None else [*lines, f"rank correlation {rank:.2f}"]), "lower right")
+    ax.set(xlim=ends, ylim=ends)
+    ax.set_box_aspect(1)
+    logarithmic(ax, "xy")
     ax.set_xlabel(f"uncertainty ({quantity.error_unit})")
     ax.set_ylabel(f"honest error ({quantity.error_unit})")
-    ax.legend(loc="upper left", handletextpad=0.2, borderaxespad=0.2)
 
 
 def learning_figure(models: Sequence[TrainedModel]) -> Figure:
@@ -156,7 +159,6 @@ def learning_figure(models: Sequence[TrainedModel]) -> Figure:
     with styled():
         figure, axes = panels(["Training loss", *(QUANTITIES[name].name for name in labels)], height=2.7)
         for ax in axes:
-            ax.set_yscale("log")
             ax.set_xlabel("epoch, generations in sequence")
         axes[0].set_ylabel("loss")
         for ax, name in zip(axes[1:], labels, strict=True):
@@ -166,6 +168,8 @@ def learning_figure(models: Sequence[TrainedModel]) -> Figure:
             members = [model for model in models if model.generation == generation]
             _draw_curves(axes, labels, members, start, CYCLE[number % len(CYCLE)])
             start += max((row.epoch for model in members for row in model.curve), default=0)
+        for ax in axes:
+            logarithmic(ax, "y")
         if len(generations) <= len(CYCLE):
             axes[0].legend(loc="upper right")
     return figure

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ...dft_inputs.records import LabelledFrame
 from ...dft_inputs.units import E_PER_SQUARE_ANGSTROM_IN_MICROCOULOMB_PER_SQUARE_CM
 from ...model.dynamics.trajectory import ReplicaTrajectory
-from .style import BLUE, CYCLE, GREEN, GREY, ORANGE, SKY, VERMILLION, note, panels, styled
+from .style import BLUE, CYCLE, GREEN, GREY, ORANGE, SKY, VERMILLION, logarithmic, note, panels, styled
 from .tables import GenerationCost
 
 MOST_RUNS = 8
@@ -27,9 +28,9 @@ def polarization_figure(runs: Sequence[ReplicaTrajectory], temperatures: Sequenc
     """
     fallback = _strongest_direction(runs)
     with styled():
-        figure, (left, right) = panels(["Polarization along the field", "Temperature"], height=3.6)
+        figure, (left, right) = panels(["Polarization along the field", "Temperature"], height=3.4)
         for number, (run, temperature) in enumerate(zip(runs[:MOST_RUNS], temperatures, strict=False)):
-            if not len(run):
+            if len(run) == 0:
                 continue
             x = run.time / 1000
             every = slice(None, None, max(1, len(x) // _MOST_POINTS))
@@ -42,12 +43,13 @@ def polarization_figure(runs: Sequence[ReplicaTrajectory], temperatures: Sequenc
         right.set_ylabel("kinetic temperature (K)")
         for ax in (left, right):
             ax.set_xlabel("time (ps)")
-        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        if left.has_data():
+            left.legend(loc="best", fontsize=7.5)
     return figure
 
 
 def along_field(run: ReplicaTrajectory, fallback: np.ndarray) -> np.ndarray:
-    """(P(t) - P(0)).E / (|E| V) in uC/cm^2, (T,), with the field at the start; along ``fallback`` where that is zero."""
+    """(P(t) - P(0)).E / (|E| V) in uC/cm^2, (T,), with the first field; along ``fallback`` where that is zero."""
     strength = np.linalg.norm(run.field[0])
     direction = run.field[0] / strength if strength > 0 else fallback
     moved = (run.polarization - run.polarization[0]) @ direction
@@ -70,11 +72,11 @@ def quality_figure(labels: Sequence[LabelledFrame]) -> Figure:
     }
     with styled():
         figure, axes = panels(list(checks), height=2.8)
-        for ax, (name, text, logarithmic) in zip(axes, checks.values(), strict=True):
+        for ax, (name, text, on_logarithm) in zip(axes, checks.values(), strict=True):
             known = [label for label in labels if label.status == "done" and getattr(label.quality, name) is not None]
             values = np.array([abs(getattr(label.quality, name)) for label in known])
             flagged = np.array([not label.quality.passed for label in known], dtype=bool)
-            _histogram(ax, values, flagged, logarithmic)
+            _histogram(ax, values, flagged, on_logarithm)
             ax.set_xlabel(text)
             ax.set_ylabel("frames")
         if axes[1].has_data():
@@ -84,20 +86,21 @@ def quality_figure(labels: Sequence[LabelledFrame]) -> Figure:
     return figure
 
 
-def _histogram(ax: Axes, values: np.ndarray, flagged: np.ndarray, logarithmic: bool) -> None:
+def _histogram(ax: Axes, values: np.ndarray, flagged: np.ndarray, on_logarithm: bool) -> None:
     if not len(values):
         note(ax, "not known for any frame")
         return
-    if logarithmic:
+    if on_logarithm:
         values = np.maximum(values, 1e-16)
         low, high = np.floor(np.log10(values.min())), np.ceil(np.log10(values.max()))
         edges = np.logspace(low, max(high, low + 1), int(4 * max(high - low, 1)) + 1)
-        ax.set_xscale("log")
     else:
         edges = np.linspace(0, 1.1 * values.max() or 1.0, 16)
     parts = [values[~flagged], values[flagged]]
-    ax.hist(parts, edges, stacked=True, color=[BLUE, VERMILLION], label=["passed", "flagged"])
-    ax.yaxis.get_major_locator().set_params(integer=True)
+    ax.hist(parts, edges.tolist(), stacked=True, color=[BLUE, VERMILLION], label=["passed", "flagged"])
+    ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    if on_logarithm:
+        logarithmic(ax, "x")
 
 
 def cost_figure(costs: Sequence[GenerationCost]) -> Figure:
@@ -118,7 +121,7 @@ def cost_figure(costs: Sequence[GenerationCost]) -> Figure:
             left.bar(generations, heights, bottom=bottom, color=colour, width=0.6, label=name)
             bottom = bottom + heights
         left.set_ylabel(f"time ({unit})")
-        left.legend(loc="upper right")
+        left.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0.1)
         right.bar(generations, [cost.scf_count for cost in costs], color=SKY, width=0.6, edgecolor=GREY, linewidth=0.4)
         right.set_ylabel("SCFs")
         for ax in (left, right):

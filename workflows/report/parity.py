@@ -9,8 +9,9 @@ import numpy as np
 
 from ...dft_inputs.polarization import closest_lattice_vector
 from ...dft_inputs.records import LABELS, ElectricResponse, LabelledFrame
-from ...model.committee import predict
-from ...model.files import ModelFileError, load_model
+from ...model.committee import load_committee, predict
+from ...model.files import ModelFileError
+from ..paths import located
 from ..queries import Campaign
 from ..records import TrainedModel
 
@@ -110,7 +111,7 @@ def _committee_pairs(campaign: Campaign, members: Sequence[TrainedModel], notes:
     """The committee's mean for the frames that its members were trained and validated on."""
     training = {label_id for member in members for label_id in member.training_ids}
     validation = {label_id for member in members for label_id in member.validation_ids} - training
-    networks = [load_model(campaign.root / member.directory) for member in members]
+    networks = load_committee([located(member.directory, campaign.root) for member in members])
     pairs = {}
     for group, ids in (("training", training), ("validation", validation)):
         frames = [label for label in campaign.labels if label.label_id in ids]

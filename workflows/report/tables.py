@@ -12,7 +12,7 @@ from ...active_learning.criteria import StopCriterion
 from ...active_learning.errors import LabelErrors
 from ...dft_inputs.records import LABELS, LabelledFrame
 from ..queries import Campaign
-from .style import QUANTITIES
+from .style import QUANTITIES, significant
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Card:
 
     title: str
     value: str
+    unit: str = ""
     text: str = ""
     mood: str = ""
 
@@ -83,6 +84,16 @@ class FrameRow:
 
 
 @dataclass(frozen=True)
+class FlagRow:
+    """A frame that failed, was flagged or was repaired."""
+
+    label_id: str
+    generation: int
+    state: str
+    text: str
+
+
+@dataclass(frozen=True)
 class RunRow:
     """One replica of an exploration."""
 
@@ -101,14 +112,19 @@ def headline(campaign: Campaign, criterion: StopCriterion | None = None) -> Head
     flagged = sum(label.status == "done" and not label.quality.passed for label in labels)
     costs = generation_costs(campaign)
     cards = (
-        Card("Labels", str(len(labels) - failed), f"{flagged} flagged, {failed} failed", "bad" if failed else ""),
-        Card("SCF calculations", str(sum(c.scf_count for c in costs)), f"{sum(c.scf_iterations for c in costs)} iterations"),
-        Card("DFT", duration(sum(c.dft_seconds for c in costs)), "wall time of all runs"),
-        Card("Training", duration(sum(c.training_seconds for c in costs)), f"{len(campaign.models)} networks"),
-        Card("Dynamics", duration(sum(c.exploration_seconds for c in costs)), f"{_replicas(campaign)} replicas"),
+        Card("Labels", str(len(labels) - failed), "", f"{flagged} flagged, {failed} failed", "bad" if failed else ""),
+        Card("SCFs", str(sum(c.scf_count for c in costs)), "", f"{sum(c.scf_iterations for c in costs)} iterations"),
+        _time_card("DFT", sum(c.dft_seconds for c in costs), "wall time of all runs"),
+        _time_card("Training", sum(c.training_seconds for c in costs), f"{len(campaign.models)} networks"),
+        _time_card("Dynamics", sum(c.exploration_seconds for c in costs), f"{_replicas(campaign)} replicas"),
     )
     state, mood, reason = _verdict(campaign)
     return Headline(_what(campaign), state, mood, reason, cards, _error_cards(campaign, criterion))
+
+
+def _time_card(title: str, seconds: float, text: str) -> Card:
+    value, unit = duration(seconds).split(" ")
+    return Card(title, value, unit, text)
 
 
 def _replicas(campaign: Campaign) -> int:
@@ -129,7 +145,11 @@ def _what(campaign: Campaign) -> str:
 def _verdict(campaign: Campaign) -> tuple[str, str, str]:
     if not campaign.generations:
         stage = "the first networks are trained" if campaign.models else "first frames are being labelled"
-        return "Under way", "", f"No generation is finished yet; {stage}." if campaign.labels else "Nothing has run yet."
+        return (
+            "Under way",
+            "",
+            f"No generation is finished yet; {stage}." if campaign.labels else "Nothing has run yet.",
+        )
     decision = campaign.generations[-1].decision
     if decision.converged:
         return "Converged", "good", decision.reason
@@ -149,12 +169,14 @@ def _error_cards(campaign: Campaign, criterion: StopCriterion | None) -> tuple[C
         if error is not None:
             bound = bounds.get(name)
             mood = "" if bound is None else "good" if error <= bound else "bad"
-            text = "" if bound is None else f"bound {quantity.error(bound)}"
-            cards.append(Card(quantity.name, quantity.error(error), text, mood))
+            text = "" if bound is None else f"bound {quantity.error_scale * bound:g} {quantity.error_unit}"
+            value = significant(quantity.error_scale * error)
+            cards.append(Card(quantity.name, value, quantity.error_unit, text, mood))
     limit = None if criterion is None else criterion.max_flagged_share
     share = last.score.flagged_share
     mood = "" if limit is None else "good" if share <= limit else "bad"
-    cards.append(Card("Flagged share", f"{share:.1%}", "" if limit is None else f"bound {limit:.1%}", mood))
+    text = "" if limit is None else f"bound {100 * limit:g} %"
+    cards.append(Card("Flagged share", f"{100 * share:.1f}", "%", text, mood))
     return tuple(cards)
 
 
@@ -167,7 +189,7 @@ def generation_rows(campaign: Campaign) -> tuple[GenerationRow, ...]:
             trained=record.score.frames,
             chosen=str(chosen.get(record.generation, "–")),
             failed=len(record.failed),
-            flagged_share=f"{record.score.flagged_share:.1%}",
+            flagged_share=f"{100 * record.score.flagged_share:.1f} %",
             errors=tuple(_error_text(record.score.errors, name) for name in error_columns()),
             reason=record.decision.reason,
         )
@@ -182,7 +204,7 @@ def error_columns() -> tuple[str, ...]:
 
 def _error_text(errors: LabelErrors | None, name: str) -> str:
     value = None if errors is None else getattr(errors, name)
-    return "–" if value is None else QUANTITIES[name].error(value)
+    return "–" if value is None else significant(QUANTITIES[name].error_scale * value)
 
 
 def generation_costs(campaign: Campaign) -> tuple[GenerationCost, ...]:
@@ -237,6 +259,18 @@ def frame_rows(campaign: Campaign) -> tuple[FrameRow, ...]:
 def _by_label(values: Mapping[str, float]) -> tuple[str, ...]:
     """``F 83.1 meV/Å`` and so on, in the order of the labels."""
     return tuple(f"{q.symbol} {q.error(values[name])}" for name, q in QUANTITIES.items() if name in values)
+
+
+def flag_rows(campaign: Campaign) -> tuple[FlagRow, ...]:
+    """Failures, failed checks and repairs, one line each."""
+    rows = []
+    for label in campaign.labels:
+        lines = [("repaired", text) for text in label.quality.repairs]
+        lines += [("flagged", text) for text in label.quality.flags]
+        if label.status == "failed":
+            lines.append(("failed", label.failure or "no reason was recorded"))
+        rows += [FlagRow(label.label_id, label.proposal.generation, state, text) for state, text in lines]
+    return tuple(rows)
 
 
 def run_rows(campaign: Campaign) -> tuple[RunRow, ...]:
