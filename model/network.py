@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .graph import Graph
 from .interface import EnthalpyModel
 from .layers.coupling import Coupling, DegreeLinear
-from .layers.harmonics import degrees, edge_harmonics, field_harmonics
+from .layers.harmonics import edge_harmonics, field_harmonics
 from .layers.perceptron import Perceptron
 from .layers.radial import BesselBasis, polynomial_envelope
 from .layers.repulsion import Repulsion
@@ -125,7 +125,7 @@ class _Layer(nn.Module):
         config = self.config
         weights = scalars @ (self.environment_weights / config.scalars**0.5)
         environment = _weighted(weights, directions, envelope, config).sum(2) / config.neighbours**0.5
-        environment = environment + _per_component(self.field_weights, config.l_max)[species] * field[:, None, :]
+        environment = environment + _scaled(self.field_weights[species], field[:, None])
         tensors = self.coupling(tensors, environment)
         invariants = tensors[..., 0].transpose(1, 2)
         scalars = (scalars + self.update(torch.cat([scalars, invariants], dim=-1))) / 2**0.5
@@ -136,9 +136,10 @@ def _weighted(weights: Tensor, harmonics: Tensor, envelope: Tensor, config: Netw
     """Harmonics (N, K, D) times a weight per channel and degree (N, K, U (l_max + 1)), (N, U, K, D)."""
     n, k, _ = weights.shape
     weights = (weights * envelope[..., None]).reshape(n, k, config.tensors, config.l_max + 1).transpose(1, 2)
-    return _per_component(weights, config.l_max) * harmonics[:, None]
+    return _scaled(weights, harmonics[:, None])
 
 
-def _per_component(per_degree: Tensor, l_max: int) -> Tensor:
-    """Repeat (..., l_max + 1) over the 2l + 1 components of each degree, (..., D)."""
-    return per_degree[..., degrees(l_max)]
+def _scaled(weights: Tensor, harmonics: Tensor) -> Tensor:
+    """Packed harmonics (..., D) times one weight per degree (..., l_max + 1)."""
+    degrees = range(weights.shape[-1])
+    return torch.cat([weights[..., n : n + 1] * harmonics[..., n**2 : (n + 1) ** 2] for n in degrees], dim=-1)

@@ -10,11 +10,6 @@ from e3nn import o3
 from torch import Tensor
 
 
-def harmonics_irreps(l_max: int) -> o3.Irreps:
-    """0e + 1o + 2e + ... up to l_max."""
-    return o3.Irreps.spherical_harmonics(l_max)
-
-
 def edge_harmonics(directions: Tensor, l_max: int) -> Tensor:
     """Spherical harmonics, component normalization, of unit vectors (..., 3) in x, y, z order."""
     return _harmonics(directions, l_max)
@@ -37,8 +32,3 @@ def _harmonics(vectors: Tensor, l_max: int) -> Tensor:
     return o3.spherical_harmonics(
         list(range(l_max + 1)), vectors[..., [1, 2, 0]], normalize=False, normalization="component"
     )
-
-
-def degrees(l_max: int) -> list[int]:
-    """Degree l of each packed component: [0, 1, 1, 1, 2, ...]."""
-    return [degree for degree in range(l_max + 1) for _ in range(2 * degree + 1)]

@@ -19,10 +19,10 @@ def polarization(model, make_graph, frame):
 
 
 def test_zincblende_has_a_formal_polarization(make_network, make_graph):
-    """P of primitive AlAs is (a1 + a2 + a3) e/4 modulo the quanta e a_i (by symmetry 0 or n/4 along [111]; pw.x: n = 1).
+    """P of primitive AlAs is (a1 + a2 + a3) e/4 modulo the quanta e a_i (by symmetry n/4 along [111]; pw.x: n = 1).
 
-    With oxidation numbers any network of any weights has it; without them any network has zero, an error of a quarter of
-    the diagonal that no training can mend.
+    With oxidation numbers any network of any weights has it; without them any network has zero, an error of a quarter
+    of the diagonal that no training can mend.
     """
     frame = primitive()
     formal = frame.cell.sum(0) / 4

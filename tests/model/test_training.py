@@ -1,4 +1,4 @@
-"""Losses, masks, branches, references and training: what is learned, what is left out, and that resuming changes nothing."""
+"""Losses, masks, branches, references; training: what is learned, and that resuming changes nothing."""
 
 import numpy as np
 import pytest
