@@ -37,15 +37,19 @@ def test_zincblende_has_a_formal_polarization(make_network, make_graph):
     assert np.linalg.norm(fold(neutral - formal, frame.cell)) > 2.0
 
 
-def test_formal_polarization_of_pw_x(make_network, make_graph):
-    """The label of a real pw.x run of primitive AlAs (fixture): met with charges, by any weights; missed without."""
-    directory = Path(__file__).parents[1] / "data" / "espresso" / "alas_primitive" / "zero"
+@pytest.mark.parametrize(("mesh", "largest"), [("alas_primitive", 0.035), ("alas_primitive_8x8x8", 0.016)])
+def test_formal_polarization_of_pw_x(make_network, make_graph, mesh, largest):
+    """Real pw.x runs of primitive AlAs (fixtures) are met with charges, by any weights, and missed without.
+
+    What is left, 1.3 % at 2x2x2 and 0.6 % at 8x8x8, is the discretization of the Berry phase: Td symmetry would make P
+    exactly formal only if phases along b1, b2, b3 added up to the phase along b1 + b2 + b3.
+    """
+    directory = Path(__file__).parents[1] / "data" / "espresso" / mesh / "zero"
     output = read_pw_output(directory)
     frame = output.frame
-    electronic = dipole_from_phases(read_phases(directory), frame.cell)
-    label = electronic + output.ionic_dipole
+    label = dipole_from_phases(read_phases(directory), frame.cell) + output.ionic_dipole
     charged = polarization(make_network(seed=1), make_graph, frame)
-    assert_allclose(fold(charged - label, frame.cell), 0, atol=2e-4)
+    assert np.linalg.norm(fold(charged - label, frame.cell)) < largest
     neutral = polarization(make_network(seed=1, reference_charges={}), make_graph, frame)
     assert np.linalg.norm(fold(neutral - label, frame.cell)) > 2.0
 
