@@ -1,0 +1,248 @@
+"""Running a campaign from the command line: check, run, report, and say what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jobflow.core.flow import Flow
+from jobflow.core.store import JobStore
+from rich.console import Console
+
+from ...dft_inputs.records import Frame, LabelledFrame, Proposal
+from ..campaign import (
+    REPORT_FILE,
+    STORE_FILE,
+    PreparedLoop,
+    check_label_inputs,
+    open_store,
+    prepare_loop,
+    read_frames,
+    read_store,
+)
+from ..config import CampaignConfig, load_config
+from ..executors import FlowResult, JobEvent, run_flow
+from ..labelling import CampaignError, LabelMaker
+from ..loop import label_maker
+from ..progress import FlowProgress, clock, label_fraction, training_fraction
+from ..queries import read_campaign
+from ..records import GenerationRecord, SelectionRecord
+from ..status import campaign_status
+from .errors import FAILED, INTERRUPTED, complain
+from .tables import cost_line, generation_table
+
+
+def run_campaign(file: Path, *, retry_failed: bool = False, quiet: bool = False) -> int:
+    """Run the loop of a campaign file to its end, and return the exit code.
+
+    Raises:
+        ConfigError, PwNotFoundError, PseudopotentialError, SeedError, StoreError, RootInUse: before any DFT.
+        CampaignError: after one SCF on the parent crystal, a metal or too strong a field.
+    """
+    config = load_config(file)
+    prepared = prepare_loop(config)
+    store = open_store(config)
+    console = _console()
+    if not quiet:
+        console.print(f"campaign {config.name}: {prepared.parent.formula} in {config.directory}", markup=False)
+    watcher = LoopWatcher(console, prepared, store, quiet=quiet)
+    try:
+        with watcher.progress:
+            result = run_flow(
+                prepared.flow,
+                store=store,
+                root=config.directory,
+                workers=config.workers,
+                events=watcher,
+                retry=_is_failed_label if retry_failed else None,
+            )
+    except KeyboardInterrupt:
+        complain(f"interrupted; finished work is kept, go on with: fieldloop loop {file}")
+        return INTERRUPTED
+    _refuse(result, [prepared.check_uuid])
+    reported = _conclude(console, config, store)
+    return _verdict(result, reported)
+
+
+class LoopWatcher:
+    """Listens to the loop: tells the progress what to expect, and prints each generation as it ends."""
+
+    def __init__(self, console: Console, prepared: PreparedLoop, store: JobStore, *, quiet: bool):
+        self.console = console
+        self.store = store
+        self.criterion = prepared.config.stop
+        self.members = prepared.maker.train.members
+        training = prepared.maker.train
+        self.progress = _progress(
+            console,
+            prepared.config,
+            store,
+            quiet,
+            prepared.maker.label,
+            {"training": training_fraction(training.training.epochs, training.retraining_epochs)},
+        )
+        self.progress.expect("parent", 1)
+        self.progress.expect("labels", prepared.maker.seeds.count)
+
+    def __call__(self, event: JobEvent) -> None:
+        """Pass an event on."""
+        self.progress(event)
+        if event.kind not in ("finished", "found"):
+            return
+        if event.name == "plan":
+            self.progress.expect("training", self.members)
+            self.progress.expect("exploration", 1)
+            self.progress.expect("selection", 1)
+        elif str(event.metadata.get("directory", "")).startswith("selection/"):
+            selection = SelectionRecord.model_validate(_output(self.store, event))
+            self.progress.expect("labels", len(selection.chosen))
+        elif event.name == "judge":
+            record = GenerationRecord.model_validate(_output(self.store, event))
+            self.console.print(generation_table(record, self.criterion))
+
+
+def label_file(structure: Path, file: Path, *, retry_failed: bool = False, quiet: bool = False) -> int:
+    """Label all frames of a structure file with the settings of a campaign, and return the exit code.
+
+    Raises:
+        ConfigError, PwNotFoundError, PseudopotentialError, StoreError, RootInUse: before any DFT.
+        CampaignError: after one SCF for each composition, a metal or too strong a field.
+    """
+    config = load_config(file)
+    frames = read_frames(structure)
+    maker = label_maker(config)
+    check_label_inputs(maker, frames)
+    store = open_store(config)
+    flow, checks, labels = _label_flow(frames, maker, structure)
+    console = _console()
+    progress = _progress(console, config, store, quiet, maker)
+    progress.expect("parent", len(checks))
+    progress.expect("labels", len(labels))
+    try:
+        with progress:
+            result = run_flow(
+                flow,
+                store=store,
+                root=config.directory,
+                workers=config.workers,
+                events=progress,
+                retry=_is_failed_label if retry_failed else None,
+            )
+    except KeyboardInterrupt:
+        complain(f"interrupted; finished work is kept, go on with: fieldloop label {structure} --config {file}")
+        return INTERRUPTED
+    _refuse(result, checks)
+    campaign = read_campaign(read_store(config.directory / STORE_FILE), config.directory)
+    _summarize(console, [label for label in campaign.labels if label.label_id in labels])
+    return _verdict(result, reported=True)
+
+
+def _label_flow(frames: Sequence[Frame], maker: LabelMaker, structure: Path) -> tuple[Flow, list[str], list[str]]:
+    """The flow, uuids of its checks (one for each composition), and the ``label_id`` of each distinct frame."""
+    checks = {}
+    for frame in frames:
+        if frame.formula not in checks:
+            checks[frame.formula] = maker.make_check(frame)
+    labels = {}
+    for index, frame in enumerate(frames):
+        proposal = Proposal(origin="import", reason=f"frame {index} of {structure.name}")
+        identity = maker.label_id(frame)
+        if identity not in labels:
+            labels[identity] = maker.make(frame, proposal, gap=checks[frame.formula].output.gap)
+    flow = Flow([*checks.values(), *labels.values()], name=f"label {structure.name}")
+    return flow, [check.uuid for check in checks.values()], list(labels)
+
+
+def write_campaign_report(config: CampaignConfig, store: JobStore, path: Path) -> Path:
+    """Write the report of what a store holds, and return its path."""
+    from ..report import write_report  # noqa: PLC0415  (matplotlib and torch take seconds)
+
+    return write_report(read_campaign(store, config.directory), path, criterion=config.stop, title=config.name)
+
+
+def _console() -> Console:
+    return Console(highlight=False)
+
+
+def _progress(
+    console: Console,
+    config: CampaignConfig,
+    store: JobStore,
+    quiet: bool,
+    maker: LabelMaker,
+    fractions: dict | None = None,
+) -> FlowProgress:
+    return FlowProgress(
+        console,
+        config.directory,
+        workers=config.workers,
+        fractions={"labels": label_fraction(len(maker.stencil.points())), **(fractions or {})},
+        trouble=lambda event: _label_failure(store, event),
+        quiet=quiet,
+    )
+
+
+def _output(store: JobStore, event: JobEvent) -> dict:
+    document = store.query_one({"uuid": event.uuid, "index": event.index}, ["output"])
+    return document["output"] if document else {}
+
+
+def _label_failure(store: JobStore, event: JobEvent) -> str | None:
+    """Why a label has failed, though its job has not: DFT could not make it."""
+    if not str(event.metadata.get("directory", "")).startswith("labels/"):
+        return None
+    fields = ["output.status", "output.failure"]
+    document = store.query_one({"uuid": event.uuid, "index": event.index}, fields)
+    output = document["output"] if document else {}
+    return output.get("failure") if output.get("status") == "failed" else None
+
+
+def _is_failed_label(document: dict) -> bool:
+    output = document.get("output")
+    return isinstance(output, dict) and output.get("@class") == "LabelledFrame" and output.get("status") == "failed"
+
+
+def _refuse(result: FlowResult, checks: Sequence[str]) -> None:
+    """Nothing was labelled where a check of a crystal said no.
+
+    Raises:
+        CampaignError: with its one line.
+    """
+    for uuid in checks:
+        failure = result.failed.get(uuid)
+        kind, _, reason = failure.reason.partition(": ") if failure else ("", "", "")
+        if kind == CampaignError.__name__:
+            raise CampaignError(reason)
+
+
+def _conclude(console: Console, config: CampaignConfig, store: JobStore) -> bool:
+    """Print the cost and write the report; False where that failed, as nothing else may be lost by it."""
+    status = campaign_status(read_campaign(store, config.directory))
+    console.print(cost_line(status), markup=False)
+    if status.failures:
+        console.print(f"{len(status.failures)} frames have no label; try them again with --retry-failed", markup=False)
+    try:
+        path = write_campaign_report(config, store, config.directory / REPORT_FILE)
+    except Exception as error:
+        complain(f"the report could not be written: {type(error).__name__}: {error}; see fieldloop report")
+        return False
+    console.print(f"report: {path}", markup=False, soft_wrap=True)
+    return True
+
+
+def _verdict(result: FlowResult, reported: bool) -> int:
+    """The exit code, after a line for each job that failed."""
+    for failure in result.failed.values():
+        trace = f" (traceback in {failure.traceback_file})" if failure.traceback_file else ""
+        complain(f"{failure.name} failed: {failure.reason}{trace}")
+    return 0 if result.ok and reported else FAILED
+
+
+def _summarize(console: Console, labels: Sequence[LabelledFrame]) -> None:
+    failed = [label for label in labels if label.status == "failed"]
+    flagged = [label for label in labels if label.status == "done" and not label.quality.passed]
+    seconds = sum(label.provenance.seconds for label in labels)
+    counts = f"{len(labels) - len(failed)} done, {len(failed)} failed, {len(flagged)} flagged"
+    console.print(f"{len(labels)} frames: {counts}; {clock(seconds)} of DFT", markup=False)
+    for label in failed:
+        console.print(f"{label.label_id} failed: {label.failure}", markup=False)
