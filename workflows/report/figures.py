@@ -11,10 +11,11 @@ from matplotlib.ticker import MaxNLocator
 
 from ...active_learning.criteria import StopCriterion
 from ...active_learning.labels import BOUNDED
-from ...active_learning.uncertainty.calibration import Pair, coverage, rank_correlation
+from ...active_learning.uncertainty.calibration import Pair
 from ..records import GenerationRecord, HonestPair, TrainedModel
+from .calibration import uncertainty_points
 from .parity import GROUPS, Parity, ParitySeries
-from .style import BLUE, CYCLE, FAINT, GREEN, GREY, QUANTITIES, SKY, VERMILLION, logarithmic, note, panels, styled
+from .style import BLUE, CYCLE, FAINT, GREEN, GREY, QUANTITIES, SKY, VERMILLION, logarithmic, panels, styled
 
 _GROUP_LOOK = {"training": (SKY, "o", 9), "validation": (GREEN, "s", 13), "honest": (VERMILLION, "^", 17)}
 _MOST_VECTOR_POINTS = 400
@@ -41,11 +42,11 @@ def _parity_panel(ax: Axes, name: str, series: Sequence[ParitySeries]) -> None:
         ax.scatter(
             x, y, s=size, c=colour, marker=marker, alpha=0.75, linewidths=0, rasterized=len(x) > _MOST_VECTOR_POINTS
         )
-        lines.append((colour, f"{group.group}: RMSE {quantity.error(group.rmse)}"))
+        lines.append((colour, marker, f"{group.group}: RMSE {quantity.error(group.rmse)}"))
     _make_square(ax)
-    for row, (colour, text) in enumerate(lines):
+    for row, (colour, marker, text) in enumerate(lines):
         y = 0.97 - 0.065 * row
-        ax.plot([0.035], [y - 0.02], marker="o", ms=4, c=colour, transform=ax.transAxes, clip_on=False)
+        ax.plot([0.035], [y - 0.02], marker=marker, ms=4, c=colour, transform=ax.transAxes, clip_on=False)
         ax.text(0.07, y, text, transform=ax.transAxes, va="top", fontsize=8)
     shifted = " − mean" if name == "enthalpy" else ""
     ax.set_xlabel(f"DFT{shifted} ({quantity.unit})")
@@ -118,18 +119,6 @@ def uncertainty_figure(pairs: Sequence[HonestPair]) -> Figure:
     return figure
 
 
-def uncertainty_points(pairs: Sequence[HonestPair], label: str) -> dict[str, list[Pair]]:
-    """Pairs of one label with the ``raw`` spread and with the ``calibrated`` one; empty where there are none."""
-    sides: dict[str, list[Pair]] = {"raw": [], "calibrated": []}
-    for pair in pairs:
-        error = pair.errors.as_spread().by_label().get(label)
-        before: Mapping[str, Mapping[str, float]] = {"raw": pair.spread, "calibrated": pair.uncertainty}
-        if error is not None and all(label in values for values in before.values()):
-            for side, values in before.items():
-                sides[side].append(Pair(label, values[label], error))
-    return sides if sides["raw"] else {}
-
-
 def _uncertainty_panel(ax: Axes, name: str, sides: Mapping[str, Sequence[Pair]]) -> None:
     quantity = QUANTITIES[name]
     everything = [value for pairs in sides.values() for p in pairs for value in (p.spread, p.error) if value > 0]
@@ -137,14 +126,10 @@ def _uncertainty_panel(ax: Axes, name: str, sides: Mapping[str, Sequence[Pair]])
     ends = np.array([low, high]) * quantity.error_scale
     ax.plot(ends, ends, c=FAINT, lw=1, zorder=0)
     looks = {"raw": {"facecolors": "none", "edgecolors": GREY}, "calibrated": {"c": BLUE, "alpha": 0.85}}
-    lines = []
     for side, pairs in sides.items():
         x = np.clip([p.spread for p in pairs], low, high) * quantity.error_scale
         y = np.clip([p.error for p in pairs], low, high) * quantity.error_scale
         ax.scatter(x, y, s=20, label=side, **looks[side])
-        lines.append(f"{side}: {coverage(pairs, 0.9):.0%} within 90 %")
-    rank = rank_correlation(sides["raw"])
-    note(ax, "\n".join(lines if rank is None else [*lines, f"rank correlation {rank:.2f}"]), "lower right")
     ax.set(xlim=ends, ylim=ends)
     ax.set_box_aspect(1)
     logarithmic(ax, "xy")

@@ -81,6 +81,7 @@ def quality_figure(labels: Sequence[LabelledFrame]) -> Figure:
             ax.set_ylabel("frames")
         if axes[1].has_data():
             axes[1].set_xlim(left=0)
+            axes[1].xaxis.set_major_locator(MaxNLocator(5))
         if axes[0].has_data():
             axes[0].legend(loc="upper right")
     return figure

@@ -17,6 +17,7 @@ from ..paths import located
 from ..queries import Campaign
 from ..records import Exploration
 from . import figures, figures_runs, tables
+from .calibration import calibration_rows
 from .parity import collect_parity
 from .style import QUANTITIES, to_svg
 
@@ -82,6 +83,7 @@ def render(campaign: Campaign, criterion: StopCriterion | None, title: str) -> s
         generation_rows=tables.generation_rows(campaign),
         error_columns=tables.error_columns(),
         uncertainty=_svg("uncertainty", bool(pairs), lambda: figures.uncertainty_figure(pairs)),
+        calibration_rows=calibration_rows(campaign),
         runs=_runs(campaign),
         run_rows=tables.run_rows(campaign),
         quality=_svg("quality", bool(done), lambda: figures_runs.quality_figure(done)),

@@ -50,7 +50,7 @@ QUANTITIES = {
     "forces": Quantity("Forces", "F", "eV/Å", "meV/Å", error_scale=1e3),
     "stress": Quantity("Stress", "σ", "GPa", "GPa", scale=_GPA, error_scale=_GPA),
     "polarization": Quantity("Polarization", "P", "e Å", "e Å"),
-    "born_effective_charges": Quantity("Born effective charges", "Z*", "e", "e"),
+    "born_effective_charges": Quantity("Born charges", "Z*", "e", "e"),
     "polarizability": Quantity("Polarizability", "α", "e²Å²/eV", "e²Å²/eV"),
 }
 """By label, in the order of ``records.LABELS``."""
@@ -100,7 +100,8 @@ def significant(value: float) -> str:
     if value == 0 or 1e-3 <= abs(value) < 1e5:
         digits = 2 - int(np.floor(np.log10(abs(value)))) if value else 0
         return f"{value:.{max(digits, 0)}f}"
-    return f"{value:.2e}"
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
 
 
 def styled() -> AbstractContextManager[None]:
