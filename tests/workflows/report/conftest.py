@@ -1,4 +1,4 @@
-"""A synthetic but physically consistent campaign: a network is the DFT code, disturbed copies of it are the committee."""
+"""A synthetic but physically consistent campaign: a network is the DFT code, disturbed copies are the committee."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import pytest
 import torch
 from ase.build import bulk
 from fieldloop.active_learning.criteria import StopCriterion
-from fieldloop.active_learning.errors import honest_errors
 from fieldloop.active_learning.uncertainty.calibration import fit_calibration, pairs_of
 from fieldloop.active_learning.uncertainty.committee import Spread
 from fieldloop.dft_inputs.records import ElectricResponse, Frame, LabelledFrame, Proposal, Provenance, Quality, Record
@@ -158,7 +157,7 @@ class Campaigner:
             with torch.no_grad():
                 for weights in network.parameters():
                     size = 0.06 / 2**generation * weights.abs().mean()
-                    weights += size * torch.randn(weights.shape, generator=noise, dtype=weights.dtype)
+                    weights.add_(size * torch.randn(weights.shape, generator=noise, dtype=weights.dtype))
             members.append(network)
         return members
 
@@ -237,9 +236,7 @@ class Campaigner:
                 uncertainty=calibration.apply(Spread(**spread)),
                 reason=f"uncertain: forces, pick {number}",
             )
-            chosen.append(
-                SelectedFrame(frame=frame, proposal=proposal, prediction=prediction.mean(), spread=spread)
-            )
+            chosen.append(SelectedFrame(frame=frame, proposal=proposal, prediction=prediction.mean(), spread=spread))
         selection = SelectionRecord(
             generation=generation,
             chosen=tuple(chosen),
@@ -294,7 +291,7 @@ def make_campaigner(tmp_path):
     return lambda **settings: Campaigner(tmp_path, **settings)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def criterion() -> StopCriterion:
     return CRITERION
 
