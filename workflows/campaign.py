@@ -75,6 +75,10 @@ def check_label_inputs(maker: LabelMaker, frames: Iterable[Frame]) -> None:
         PseudopotentialError: an element without a usable file.
         ConfigError: a mesh or field step that pw.x cannot do.
     """
+    try:
+        _ = maker.stencil
+    except ValueError as error:
+        raise ConfigError(f"label.field_step: {error}") from error
     maker.code.argv()
     smallest = SMALLEST_FIELD * RYDBERG_FIELD_IN_V_PER_ANGSTROM
     if maker.step < smallest:
@@ -145,19 +149,33 @@ def identity(config: CampaignConfig) -> dict[str, Any]:
     }
 
 
-def open_store(config: CampaignConfig) -> JobStore:
+def open_store(config: CampaignConfig, *, bind: bool = True) -> JobStore:
     """The connected store of a campaign for writing, created where it is missing.
+
+    Args:
+        config: the campaign.
+        bind: tie a new store to the campaign now. A driver calls ``bind_store`` once its crystal has passed the
+            check, so that a refused campaign can be corrected and started again.
 
     Raises:
         StoreError: the store is damaged, or belongs to another project or protocol.
         ConfigError, PseudopotentialError: see ``identity``.
     """
     documents = SQLiteStore(config.directory / STORE_FILE)
-    wanted = identity(config)
     store = JobStore(documents)
     store.connect()
-    documents.bind_project(wanted)
+    if bind or documents.project_identity:
+        bind_store(store, config)
     return store
+
+
+def bind_store(store: JobStore, config: CampaignConfig) -> None:
+    """Tie a store to a campaign, or make sure that it is tied to this one.
+
+    Raises:
+        StoreError: it belongs to another project or protocol.
+    """
+    cast(SQLiteStore, store.docs_store).bind_project(identity(config))
 
 
 def read_store(path: Path) -> JobStore:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -174,6 +174,11 @@ class FlowProgress:
             self._found[kind] = self._found.get(kind, 0) + 1
         elif self._live is None and event.kind == "finished":
             self._say(f"{title} done in {clock(event.seconds)}", "")
+
+    def print(self, *results: RenderableType) -> None:
+        """Print results of the flow, also where progress is quiet."""
+        self._tell_found()
+        self.console.print(*results, soft_wrap=True, sep="\n", highlight=False)
 
     def _say(self, markup: str, text: str) -> None:
         """Print a line; ``text`` comes from elsewhere and is never read as markup."""

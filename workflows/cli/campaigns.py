@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from jobflow.core.flow import Flow
 from jobflow.core.store import JobStore
 from rich.console import Console
+from rich.text import Text
 
 from ...dft_inputs.records import Frame, LabelledFrame, Proposal
 from ..campaign import (
     REPORT_FILE,
-    STORE_FILE,
     PreparedLoop,
+    bind_store,
     check_label_inputs,
     open_store,
     prepare_loop,
     read_frames,
-    read_store,
 )
 from ..config import CampaignConfig, load_config
 from ..executors import FlowResult, JobEvent, run_flow
@@ -29,7 +30,7 @@ from ..queries import read_campaign
 from ..records import GenerationRecord, SelectionRecord
 from ..status import campaign_status
 from .errors import FAILED, INTERRUPTED, complain
-from .tables import cost_line, generation_table
+from .tables import cost_line, generation_table, new_console
 
 
 def run_campaign(file: Path, *, retry_failed: bool = False, quiet: bool = False) -> int:
@@ -41,34 +42,70 @@ def run_campaign(file: Path, *, retry_failed: bool = False, quiet: bool = False)
     """
     config = load_config(file)
     prepared = prepare_loop(config)
-    store = open_store(config)
-    console = _console()
+    store = open_store(config, bind=False)
+    console = new_console()
     if not quiet:
         console.print(f"campaign {config.name}: {prepared.parent.formula} in {config.directory}", markup=False)
     watcher = LoopWatcher(console, prepared, store, quiet=quiet)
+    drive = Drive(config, store, [prepared.check_uuid], retry_failed)
     try:
         with watcher.progress:
-            result = run_flow(
-                prepared.flow,
-                store=store,
-                root=config.directory,
-                workers=config.workers,
-                events=watcher,
-                retry=_is_failed_label if retry_failed else None,
-            )
+            result = drive.run(prepared.flow, watcher)
     except KeyboardInterrupt:
         complain(f"interrupted; finished work is kept, go on with: fieldloop loop {file}")
         return INTERRUPTED
-    _refuse(result, [prepared.check_uuid])
     reported = _conclude(console, config, store)
     return _verdict(result, reported)
+
+
+@dataclass(frozen=True)
+class Drive:
+    """How a flow of a campaign is run.
+
+    Attributes:
+        config: the campaign.
+        store: its store.
+        checks: uuids of the jobs that look at the crystals; the store is tied to the campaign when one passes.
+        retry_failed: run DFT again for failed labels.
+    """
+
+    config: CampaignConfig
+    store: JobStore
+    checks: Sequence[str]
+    retry_failed: bool
+
+    def run(self, flow: Flow, listener: Callable[[JobEvent], None]) -> FlowResult:
+        """Run a flow to its end.
+
+        Raises:
+            CampaignError: a check said no, so nothing was labelled there.
+            RootInUse: the campaign is being run already.
+        """
+
+        def listen(event: JobEvent) -> None:
+            if event.uuid in self.checks and event.kind in ("finished", "found"):
+                bind_store(self.store, self.config)
+            listener(event)
+
+        result = run_flow(
+            flow,
+            store=self.store,
+            root=self.config.directory,
+            workers=self.config.workers,
+            events=listen,
+            retry=_is_failed_label if self.retry_failed else None,
+        )
+        for uuid in self.checks:
+            kind, _, reason = result.failed[uuid].reason.partition(": ") if uuid in result.failed else ("", "", "")
+            if kind == CampaignError.__name__:
+                raise CampaignError(reason)
+        return result
 
 
 class LoopWatcher:
     """Listens to the loop: tells the progress what to expect, and prints each generation as it ends."""
 
     def __init__(self, console: Console, prepared: PreparedLoop, store: JobStore, *, quiet: bool):
-        self.console = console
         self.store = store
         self.criterion = prepared.config.stop
         self.members = prepared.maker.train.members
@@ -98,7 +135,7 @@ class LoopWatcher:
             self.progress.expect("labels", len(selection.chosen))
         elif event.name == "judge":
             record = GenerationRecord.model_validate(_output(self.store, event))
-            self.console.print(generation_table(record, self.criterion))
+            self.progress.print(generation_table(record, self.criterion), Text(record.decision.reason))
 
 
 def label_file(structure: Path, file: Path, *, retry_failed: bool = False, quiet: bool = False) -> int:
@@ -112,27 +149,19 @@ def label_file(structure: Path, file: Path, *, retry_failed: bool = False, quiet
     frames = read_frames(structure)
     maker = label_maker(config)
     check_label_inputs(maker, frames)
-    store = open_store(config)
+    store = open_store(config, bind=False)
     flow, checks, labels = _label_flow(frames, maker, structure)
-    console = _console()
+    console = new_console()
     progress = _progress(console, config, store, quiet, maker)
     progress.expect("parent", len(checks))
     progress.expect("labels", len(labels))
     try:
         with progress:
-            result = run_flow(
-                flow,
-                store=store,
-                root=config.directory,
-                workers=config.workers,
-                events=progress,
-                retry=_is_failed_label if retry_failed else None,
-            )
+            result = Drive(config, store, checks, retry_failed).run(flow, progress)
     except KeyboardInterrupt:
         complain(f"interrupted; finished work is kept, go on with: fieldloop label {structure} --config {file}")
         return INTERRUPTED
-    _refuse(result, checks)
-    campaign = read_campaign(read_store(config.directory / STORE_FILE), config.directory)
+    campaign = read_campaign(store, config.directory)
     _summarize(console, [label for label in campaign.labels if label.label_id in labels])
     return _verdict(result, reported=True)
 
@@ -158,10 +187,6 @@ def write_campaign_report(config: CampaignConfig, store: JobStore, path: Path) -
     from ..report import write_report  # noqa: PLC0415  (matplotlib and torch take seconds)
 
     return write_report(read_campaign(store, config.directory), path, criterion=config.stop, title=config.name)
-
-
-def _console() -> Console:
-    return Console(highlight=False)
 
 
 def _progress(
@@ -200,19 +225,6 @@ def _label_failure(store: JobStore, event: JobEvent) -> str | None:
 def _is_failed_label(document: dict) -> bool:
     output = document.get("output")
     return isinstance(output, dict) and output.get("@class") == "LabelledFrame" and output.get("status") == "failed"
-
-
-def _refuse(result: FlowResult, checks: Sequence[str]) -> None:
-    """Nothing was labelled where a check of a crystal said no.
-
-    Raises:
-        CampaignError: with its one line.
-    """
-    for uuid in checks:
-        failure = result.failed.get(uuid)
-        kind, _, reason = failure.reason.partition(": ") if failure else ("", "", "")
-        if kind == CampaignError.__name__:
-            raise CampaignError(reason)
 
 
 def _conclude(console: Console, config: CampaignConfig, store: JobStore) -> bool:

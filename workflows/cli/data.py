@@ -72,11 +72,9 @@ def query(
       fieldloop data query campaign.yaml --generation 1 --status flagged
       fieldloop data query run/fieldloop.sqlite --origin dynamics --out dynamics.extxyz
     """
-    from rich.console import Console
-
     from ..campaign import locate_store, read_store
     from ..queries import count_labels, label_query, query_labels
-    from .tables import label_table
+    from .tables import label_table, new_console
 
     wanted = label_query(
         has=has or (),
@@ -96,7 +94,7 @@ def query(
             typer.echo(label.model_dump_json())
     elif out is None:
         labels = sorted(query_labels(store, wanted), key=lambda label: (label.proposal.generation, label.label_id))
-        Console(highlight=False, soft_wrap=True).print(label_table(labels))
+        new_console().print(label_table(labels))
         typer.echo(f"{len(labels)} labelled frames")
 
 

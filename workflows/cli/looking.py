@@ -23,31 +23,32 @@ def status(file: CampaignFile, json: Json = False) -> None:
     Example:
       fieldloop status campaign.yaml --json
     """
-    from rich.console import Console
-
     from ..campaign import STORE_FILE, read_store
     from ..config import load_config
     from ..queries import read_campaign
     from ..status import campaign_status
-    from .tables import cost_line, status_table
+    from .tables import cost_line, new_console, status_table, units_line
 
     directory = load_config(file).directory
     current = campaign_status(read_campaign(read_store(directory / STORE_FILE), directory))
     if json:
         typer.echo(current.model_dump_json(indent=2))
         return
-    console = Console(highlight=False, soft_wrap=True)
+    console = new_console()
+    console.print(units_line(current), markup=False, soft_wrap=True)
     console.print(status_table(current))
     for failure in current.failures:
-        console.print(f"{failure.label_id} failed: {failure.reason} ({failure.directory})", markup=False)
+        text = f"{failure.label_id} failed: {failure.reason} ({failure.directory})"
+        console.print(text, markup=False, soft_wrap=True)
     for flag, count in current.flags.items():
-        console.print(f"{count} flagged: {flag}", markup=False)
-    console.print(cost_line(current), markup=False)
+    for flag, count in current.flags.items():
+        console.print(f"{count} flagged: {flag}", markup=False, soft_wrap=True)
+    console.print(cost_line(current), markup=False, soft_wrap=True)
     last = next((g.decision for g in reversed(current.generations) if g.decision), None)
     if last is not None:
-        console.print(f"last decision: {last.reason}", markup=False)
+        console.print(f"last decision: {last.reason}", markup=False, soft_wrap=True)
     running = f"running now: process {current.driver}" if current.driver else "not running now"
-    console.print(running, markup=False)
+    console.print(running, markup=False, soft_wrap=True)
 
 
 @in_one_line
@@ -89,13 +90,11 @@ def doctor(
       fieldloop doctor
       fieldloop doctor campaign.yaml
     """
-    from rich.console import Console
-
     from ..config import load_config
     from ..doctor import examine, ready
-    from .tables import doctor_table
+    from .tables import doctor_table, new_console
 
     findings = examine(load_config(file) if file else None)
-    Console(highlight=False, soft_wrap=True).print(doctor_table(findings))
+    new_console().print(doctor_table(findings))
     if not ready(findings):
         raise typer.Exit(FAILED)

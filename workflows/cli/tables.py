@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ...active_learning.labels import UNITS
+from ...active_learning.labels import BOUNDED, UNITS
 from ..progress import clock
 
 if TYPE_CHECKING:
@@ -20,20 +22,39 @@ if TYPE_CHECKING:
 
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
 _MARKS = {"ok": "OK", "warn": "warn", "fail": "FAIL"}
+_SYMBOLS = {
+    "enthalpy": "U",
+    "forces": "F",
+    "stress": "stress",
+    "polarization": "P",
+    "born_effective_charges": "Z*",
+    "polarizability": "alpha",
+}
+
+_WIDTH_OF_FILES = 160
+
+
+def new_console() -> Console:
+    """Where commands print: as wide as the terminal, and wide enough for every table where there is none."""
+    console = Console(highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _WIDTH_OF_FILES
+    return console
+
+
+def _plain_table(*columns: str, right: Sequence[str] = ()) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for name in columns:
+        table.add_column(name, justify="right" if name in right else "left", no_wrap=True)
+    return table
 
 
 def generation_table(record: GenerationRecord, criterion: StopCriterion) -> Table:
-    """Honest errors against their bounds, and the decision."""
+    """Honest errors against their bounds."""
     score = record.score
     frames = f"trained on {score.frames} frames, judged on {len(record.pairs)} new ones"
-    table = Table(
-        title=f"Generation {record.generation}: {frames}",
-        title_justify="left",
-        caption=escape(record.decision.reason),
-        caption_justify="left",
-    )
-    for name, justify in (("honest error", "left"), ("RMSE", "right"), ("bound", "right"), ("unit", "left")):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    table = _plain_table("honest error", "RMSE", "bound", "unit", right=("RMSE", "bound"))
+    table.title, table.title_justify = f"\nGeneration {record.generation}: {frames}", "left"
     for name, unit in UNITS.items():
         error, bound = _error(score, name), criterion.bounds.get(name)
         if error is not None or bound is not None:
@@ -62,13 +83,10 @@ def _number(value: float | None) -> str:
 
 def status_table(status: CampaignStatus) -> Table:
     """One row for each generation."""
-    table = Table(title=escape(status.directory), title_justify="left")
-    for name in ("generation", "done", "failed", "flagged", "models", "candidates", "unsure"):
-        table.add_column(name, justify="right")
-    judged = [name for name in UNITS if any(_honest(g, name) is not None for g in status.generations)]
-    for name in judged:
-        table.add_column(f"{name.replace('_', ' ')}\n{UNITS[name]}", justify="right")
-    table.add_column("decision")
+    counts = ("gen.", "done", "failed", "flagged", "models", "unsure")
+    judged = [name for name in BOUNDED if any(_honest(g, name) is not None for g in status.generations)]
+    errors = [_SYMBOLS[name] for name in judged]
+    table = _plain_table(*counts, *errors, "decision", right=(*counts, *errors))
     for generation in status.generations:
         decision = generation.decision
         verdict = (
@@ -81,7 +99,6 @@ def status_table(status: CampaignStatus) -> Table:
             f"[red]{generation.failed}[/]" if generation.failed else "0",
             f"[yellow]{generation.flagged}[/]" if generation.flagged else "0",
             str(generation.models),
-            "-" if generation.candidates is None else str(generation.candidates),
             "-" if share is None else f"{share:.1%}",
             *(_number(_honest(generation, name)) for name in judged),
             verdict,
@@ -91,6 +108,12 @@ def status_table(status: CampaignStatus) -> Table:
 
 def _honest(generation: GenerationStatus, name: str) -> float | None:
     return getattr(generation.honest, name) if generation.honest is not None else None
+
+
+def units_line(status: CampaignStatus) -> str:
+    """What the columns of ``status_table`` are."""
+    units = [f"{_SYMBOLS[name]} in {unit}" for name, unit in UNITS.items() if name in BOUNDED]
+    return f"campaign in {status.directory}; honest errors of {', '.join(units)}"
 
 
 def cost_line(status: CampaignStatus) -> str:
@@ -103,9 +126,7 @@ def cost_line(status: CampaignStatus) -> str:
 
 def label_table(labels: Sequence[LabelledFrame]) -> Table:
     """One row for each labelled frame."""
-    table = Table()
-    for name in ("label_id", "formula", "generation", "origin", "status", "flags", "labels"):
-        table.add_column(name, justify="right" if name == "generation" else "left")
+    table = _plain_table("label_id", "formula", "gen.", "origin", "status", "labels", "flags", right=("gen.",))
     for label in labels:
         table.add_row(
             label.label_id,
@@ -113,8 +134,8 @@ def label_table(labels: Sequence[LabelledFrame]) -> Table:
             str(label.proposal.generation),
             escape(label.proposal.origin),
             label.status if label.status == "done" else f"[red]{label.status}[/]",
+            " ".join(_SYMBOLS[name] for name in label.response.labels),
             escape(", ".join(label.quality.flags)),
-            ", ".join(label.response.labels),
         )
     return table
 
