@@ -41,7 +41,6 @@ def status(file: CampaignFile, json: Json = False) -> None:
         text = f"{failure.label_id} failed: {failure.reason} ({failure.directory})"
         console.print(text, markup=False, soft_wrap=True)
     for flag, count in current.flags.items():
-    for flag, count in current.flags.items():
         console.print(f"{count} flagged: {flag}", markup=False, soft_wrap=True)
     console.print(cost_line(current), markup=False, soft_wrap=True)
     last = next((g.decision for g in reversed(current.generations) if g.decision), None)
