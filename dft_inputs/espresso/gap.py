@@ -54,7 +54,7 @@ def band_gap(frame: Frame, settings: PwSettings, code: PwCode, directory: Path |
     directory = Path(directory)
     comment = f"gap {inputs_hash(settings, pseudopotentials, None)[:16]} of {frame.frame_id}"
     text = gap_input(frame, settings, pseudopotentials, occupied + max(4, occupied // 5), comment)
-    with lease(directory, code.lease_timeout) as descriptor:
+    with lease(directory, code.lease_timeout, code.program) as descriptor:
         link_pseudopotentials(directory, pseudopotentials)
         folder = directory / "gap"
         output = stored_point(folder, text) or run_point(

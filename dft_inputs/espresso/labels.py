@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,7 +115,7 @@ def label_frame(
     outputs: dict[str, PwOutput] = {}
     points: dict[str, FieldPoint] = {}
     failure, response, quality = None, ElectricResponse(), Quality()
-    with lease(job.directory, code.lease_timeout) as descriptor:
+    with lease(job.directory, code.lease_timeout, code.program) as descriptor:
         try:
             for name, output in _run_stencil(job, texts, descriptor):
                 outputs[name] = output
@@ -124,7 +125,7 @@ def label_frame(
                     points[name] = field_point(name, output, reference, relative=relative)
             points, response, quality = _checked(points, outputs[ZERO], stencil, gap, bounds)
         except (PwRunError, PwOutputError, OSError) as error:
-            failure = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+            failure = _words(error)
     return LabelledFrame(
         label_id=identity,
         frame=frame,
@@ -136,6 +137,13 @@ def label_frame(
         provenance=_provenance(job, outputs),
         quality=quality,
     )
+
+
+def _words(error: Exception) -> str:
+    """One line for the record; a full disk has no file to blame."""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return "No space left on device"
+    return " ".join(str(error).split())
 
 
 def field_point(name: str, output: PwOutput, reference: np.ndarray, *, relative: bool) -> FieldPoint:
@@ -240,8 +248,10 @@ def ingest(
             raise PwOutputError(f"{runs[name]}: its field is {outputs[name].field} V/A, not {field} as {name} needs")
         if outputs[name].frame.frame_id != zero.frame.frame_id or outputs[name].kpoints != zero.kpoints:
             raise PwOutputError(f"{runs[name]}: structure or k-points differ from those of the zero run")
-    points = {name: _own_branch(name, output) for name, output in outputs.items()}
-    points, response, quality = _checked(points, zero, stencil, None, bounds)
+    # The ions are the same in all runs, so electronic quanta alone matter.
+    lattice = string_lattice(zero.frame.cell, zero.kpoints, 2 // zero.nspin)
+    points, repairs = align_dipoles({name: _own_branch(name, output) for name, output in outputs.items()}, lattice)
+    points, response, quality = _checked(points, zero, stencil, None, bounds, repairs)
     provenance = Provenance(
         code="pw.x",
         code_version=zero.version,
@@ -269,15 +279,16 @@ def _own_branch(name: str, output: PwOutput) -> FieldPoint:
 
 
 def _checked(
-    points: Mapping[str, FieldPoint], zero: PwOutput, stencil: Stencil, gap: float | None, bounds: QualityBounds
+    points: Mapping[str, FieldPoint],
+    zero: PwOutput,
+    stencil: Stencil,
+    gap: float | None,
+    bounds: QualityBounds,
+    repairs: Sequence[str] = (),
 ) -> tuple[dict[str, FieldPoint], ElectricResponse, Quality]:
-    """Bring the points onto one branch, then assemble; the points returned agree with the labels.
-
-    Ions do not move between the points, so electronic quanta alone matter here.
-    """
+    """Bring the enthalpies onto the branch of the dipoles, then assemble; the points returned agree with the labels."""
     cell = zero.frame.cell
-    aligned, moved = align_dipoles(points, string_lattice(cell, zero.kpoints, 2 // zero.nspin))
-    aligned, more = align_enthalpies(aligned, string_lattice(cell, zero.kpoints))
+    aligned, more = align_enthalpies(points, string_lattice(cell, zero.kpoints))
     fraction = None
     if gap is not None:
         fraction = max(critical_fraction(point.field, gap, cell, zero.kpoints) for point in points.values())
@@ -288,7 +299,7 @@ def _checked(
         electrons_per_quantum=2 if zero.nspin == 1 and zero.even_valences else 1,
         bounds=bounds,
         critical_field_fraction=fraction,
-        repairs=(*moved, *more),
+        repairs=(*repairs, *more),
     )
     return aligned, response, quality
 

@@ -1,7 +1,8 @@
 """Run pw.x in a directory of its own: one at a time, never orphaned, resumable point by point.
 
 A lease (flock) on the frame's directory is inherited by pw.x, so it holds for as long as any pw.x lives there, even
-where Python was killed. On Linux the kernel kills pw.x when the process that started it dies.
+where Python was killed. On Linux the kernel kills pw.x when the process that started it dies. Ranks of a launcher
+inherit neither and outlive it by a second or two, so their end is awaited too (those on this machine).
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
+
 from ..pseudopotentials import Pseudopotential
 from .inputs import PREFIX, SCRATCH
 from .outputs import STDOUT, XML, PwOutput, PwOutputError, failure_reason, read_pw_output
@@ -26,6 +29,8 @@ from .settings import PwCode
 INPUT, STDERR, LEASE = "pw.in", "pw.err", ".lease"
 _PR_SET_PDEATHSIG = 1
 _POLL = 0.2
+_FULL = 65536
+"""Bytes; a disk with less is full."""
 
 
 class PwRunError(RuntimeError):
@@ -37,8 +42,13 @@ class DirectoryBusyError(RuntimeError):
 
 
 @contextmanager
-def lease(directory: Path, timeout: float) -> Iterator[int]:
+def lease(directory: Path, timeout: float, program: str = "pw.x") -> Iterator[int]:
     """Hold the directory alone; yields the descriptor that children inherit.
+
+    Args:
+        directory: made where it is missing.
+        timeout: seconds to wait for others to leave.
+        program: name of the executable whose stray ranks are awaited.
 
     Raises:
         DirectoryBusyError: it was still held after ``timeout`` seconds.
@@ -47,19 +57,34 @@ def lease(directory: Path, timeout: float) -> Iterator[int]:
     descriptor = os.open(directory / LEASE, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         deadline = time.monotonic() + timeout
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise DirectoryBusyError(
-                        f"another process has been labelling in {directory} for over {timeout:g} s; wait for it to end"
-                    ) from None
-                time.sleep(_POLL)
+        while not _locked(descriptor) or _strays(directory, program):
+            if time.monotonic() > deadline:
+                raise DirectoryBusyError(
+                    f"another process has been labelling in {directory} for over {timeout:g} s; wait for it to end"
+                )
+            time.sleep(_POLL)
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _strays(directory: Path, program: str) -> bool:
+    """A process of this name works below the directory."""
+    home = directory.resolve()
+    for process in psutil.process_iter(["name"]):
+        with suppress(psutil.Error, OSError):
+            at_work = process.info["name"] == program and process.status() != psutil.STATUS_ZOMBIE
+            if at_work and Path(process.cwd()).is_relative_to(home):
+                return True
+    return False
 
 
 def stored_point(directory: Path, text: str) -> PwOutput | None:
@@ -99,14 +124,15 @@ def run_point(
         shutil.rmtree(directory)
     directory.mkdir(parents=True)
     if start_from is not None:
-        shutil.copytree(start_from / SCRATCH, directory / SCRATCH)
-        (directory / SCRATCH / f"{PREFIX}.xml").unlink(missing_ok=True)
+        _copy_scratch(start_from, directory, name)
     (directory / INPUT).write_text(text)
     code_or_signal = _execute(directory, code, name, lease_descriptor)
     _check_exit(directory, code_or_signal, name)
     try:
         output = read_pw_output(directory / STDOUT, directory / SCRATCH / f"{PREFIX}.xml")
     except PwOutputError as error:
+        if shutil.disk_usage(directory).free < _FULL:  # pw.x then ends with status 0
+            raise PwRunError(f"No space left on device at {name}") from error
         raise PwRunError(f"no complete output at {name}: {error}") from error
     # The XML at its final place marks the point as finished, so it comes last and at once.
     partial = directory / f"{XML}.part"
@@ -134,6 +160,17 @@ def link_pseudopotentials(directory: Path, pseudopotentials: dict[str, Pseudopot
         link = folder / pseudopotential.path.name
         link.unlink(missing_ok=True)
         link.symlink_to(pseudopotential.path.resolve())
+
+
+def _copy_scratch(source: Path, target: Path, name: str) -> None:
+    try:
+        shutil.copytree(source / SCRATCH, target / SCRATCH)
+    except shutil.Error as error:  # one entry per file
+        reason = str(error.args[0][0][2])
+        if "No space left on device" in reason:
+            raise PwRunError(f"No space left on device at {name}") from error
+        raise PwRunError(f"cannot copy the files of {source.name} for {name}: {reason}") from error
+    (target / SCRATCH / f"{PREFIX}.xml").unlink(missing_ok=True)
 
 
 def _execute(directory: Path, code: PwCode, name: str, lease_descriptor: int) -> int:
@@ -190,7 +227,7 @@ def _check_exit(directory: Path, status: int, name: str) -> None:
     if status == 0:
         return
     stderr = (directory / STDERR).read_text(errors="replace")
-    if "No space left on device" in stderr:
+    if "No space left on device" in stderr or shutil.disk_usage(directory).free < _FULL:
         raise PwRunError(f"No space left on device at {name}")
     killed_by = -status if status < 0 else status - 128 if 128 < status < 160 else 0
     if killed_by:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
@@ -104,7 +104,7 @@ class PwCode(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    command: str = "pw.x"
+    command: Annotated[str, Field(min_length=1)] = "pw.x"
     launcher: Annotated[tuple[str, ...], BeforeValidator(lambda v: shlex.split(v) if isinstance(v, str) else v)] = ()
     timeout: PositiveFloat | None = None
     environment: dict[str, str] = {}
@@ -112,21 +112,31 @@ class PwCode(BaseModel):
     pseudopotentials: dict[str, str] = {}
     lease_timeout: float = 20.0
 
+    @property
+    def program(self) -> str:
+        """Name of the executable as the system lists it; the ``.x`` file where a container's command precedes it."""
+        names = [Path(word).name for word in shlex.split(self.command)]
+        return next((name for name in names if name.endswith(".x")), names[0])
+
     def argv(self) -> list[str]:
         """The command line up to ``-in``.
 
         Raises:
             PwNotFoundError: the program or its launcher is missing.
         """
-        words = shlex.split(self.command)
-        path = self.environment.get("PATH", os.environ.get("PATH"))
-        for program in [*words[:1], *self.launcher[:1]] or [""]:
-            if shutil.which(program, path=path) is None:
-                raise PwNotFoundError(
-                    f"{program or 'pw.x'} not found: load the module of Quantum ESPRESSO, or install it "
-                    "(conda install -c conda-forge qe; apt-get install quantum-espresso), or set codes.pw.command"
-                )
-        return [*self.launcher, *words]
+        return [word for part in (self.launcher, shlex.split(self.command)) for word in self._found(part)]
+
+    def _found(self, words: Sequence[str]) -> list[str]:
+        """The words with the program at its absolute path, as pw.x runs in another directory."""
+        if not words:
+            return []
+        program = shutil.which(words[0], path=self.environment.get("PATH", os.environ.get("PATH")))
+        if program is None:
+            raise PwNotFoundError(
+                f"{words[0]} not found: load the module of Quantum ESPRESSO, or install it "
+                "(conda install -c conda-forge qe; apt-get install quantum-espresso), or set codes.pw.command"
+            )
+        return [str(Path(program).absolute()), *words[1:]]
 
     def find_pseudopotentials(self, elements: Iterable[str]) -> dict[str, Pseudopotential]:
         """One checked file per element.

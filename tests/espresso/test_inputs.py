@@ -84,7 +84,9 @@ def test_label_id_depends_on_what_determines_the_numbers(rattled, primitive, fas
 
 @pytest.mark.parametrize("missing", [{"command": "no-such-pw.x"}, {"launcher": "no-such-mpirun -np 2"}])
 def test_missing_program_says_what_to_do(rattled, fast, tmp_path, missing):
-    with pytest.raises(PwNotFoundError, match=r"no-such-.*not found: load the module .*conda-forge.*apt.*codes\.pw\.command"):
+    with pytest.raises(
+        PwNotFoundError, match=r"no-such-.*not found: load the module .*conda-forge.*apt.*codes\.pw\.command"
+    ):
         label_frame(rattled, fast, Stencil(), PwCode(**missing), tmp_path / "frame")
     assert not (tmp_path / "frame").exists()
 

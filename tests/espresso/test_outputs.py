@@ -89,9 +89,7 @@ def test_files_of_different_runs(data, tmp_path):
     """An XML left over from the run before is noticed."""
     unpacked(data / "alas_primitive" / "field+x", tmp_path)
     for other in ("zero", "field+y"):
-        (tmp_path / "pw.xml").write_bytes(
-            gzip.decompress((data / "alas_primitive" / other / "pw.xml.gz").read_bytes())
-        )
+        (tmp_path / "pw.xml").write_bytes(gzip.decompress((data / "alas_primitive" / other / "pw.xml.gz").read_bytes()))
         with pytest.raises(PwOutputError, match="of different runs"):
             read_pw_output(tmp_path)
 
@@ -101,7 +99,7 @@ def test_missing_and_ambiguous_files(data, tmp_path):
         read_pw_output(tmp_path / "nowhere")
     with pytest.raises(PwOutputError, match=r"expected one \*\.out file, found 0"):
         read_pw_output(tmp_path)
-    stdout, xml = unpacked(data / RUNS[0], tmp_path)
+    stdout, _ = unpacked(data / RUNS[0], tmp_path)
     stdout.rename(tmp_path / "one.out")
     assert read_pw_output(tmp_path).n_electrons == 32
     (tmp_path / "two.out").write_text("")

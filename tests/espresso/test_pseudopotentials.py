@@ -74,7 +74,9 @@ def test_a_name_settles_the_choice(tmp_path):
     write(tmp_path, "Si.a.UPF")
     write(tmp_path, "Si.b.UPF")
     assert find_pseudopotentials(tmp_path, ["Si"], {"Si": "Si.b.UPF"})["Si"].path.name == "Si.b.UPF"
-    with pytest.raises(PseudopotentialError, match=r"several pseudopotentials for Si .*Si\.a\.UPF, Si\.b\.UPF.*name one"):
+    with pytest.raises(
+        PseudopotentialError, match=r"several pseudopotentials for Si .*Si\.a\.UPF, Si\.b\.UPF.*name one"
+    ):
         find_pseudopotentials(tmp_path, ["Si"])
 
 
@@ -86,7 +88,7 @@ def test_ultrasoft_and_paw_are_refused(tmp_path, kind, words):
 
 
 def test_missing(tmp_path):
-    with pytest.raises(PseudopotentialError, match="no pseudopotential for Si in .*put a Si"):
+    with pytest.raises(PseudopotentialError, match=r"no pseudopotential for Si in .*put a Si"):
         find_pseudopotentials(tmp_path, ["Si"])
     with pytest.raises(PseudopotentialError, match="does not exist; set pseudo_dir"):
         find_pseudopotentials(tmp_path / "nowhere", ["Si"])

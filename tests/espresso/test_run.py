@@ -1,0 +1,248 @@
+"""Crashes, kills and company: nothing finished is lost, and no two pw.x share a directory."""
+
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import psutil
+import pytest
+from fieldloop.dft_inputs.espresso import DirectoryBusyError, PwRunError, PwSettings, label_frame
+from fieldloop.dft_inputs.espresso.run import lease, run_point
+from fieldloop.dft_inputs.stencil import Stencil
+
+FORWARD = Stencil(order=1)
+
+
+def processes_in(directory):
+    """pw.x processes at work below a directory."""
+    found = []
+    for process in psutil.process_iter(["name"]):
+        try:
+            if process.info["name"] == "pw.x" and process.cwd().startswith(str(directory)):
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def wait_for(condition, seconds=30.0):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if result := condition():
+            return result
+        time.sleep(0.01)
+    raise AssertionError("it never happened")
+
+
+def times(directory):
+    return {path.parent.name: path.stat().st_mtime_ns for path in directory.glob("*/pw.xml")}
+
+
+def alive(process):
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+@pytest.fixture
+def labeller(tmp_path):
+    """Start ``label_frame`` in a Python process of its own; it exits with 0 where the label is done."""
+    script = textwrap.dedent("""
+        import sys
+        from fieldloop.dft_inputs.records import Frame
+        from fieldloop.dft_inputs.stencil import Stencil
+        from fieldloop.dft_inputs.espresso import PwCode, PwSettings, label_frame
+        records = zip((Frame, PwSettings, PwCode), sys.argv[1:])
+        frame, settings, code = (record.model_validate_json(text) for record, text in records)
+        sys.exit(label_frame(frame, settings, Stencil(order=1), code, sys.argv[4]).status != "done")
+    """)
+
+    def start(frame, settings, code, directory):
+        arguments = [record.model_dump_json() for record in (frame, settings, code)]
+        return subprocess.Popen([sys.executable, "-c", script, *arguments, str(directory)])
+
+    return start
+
+
+def test_finished_label_is_read_not_run(primitive_label, fast, counted):
+    label, directory = primitive_label
+    code, log = counted
+    before = times(directory)
+    again = label_frame(label.frame, fast, Stencil(), code, directory)
+    assert again == label
+    assert log.read_text() == ""
+    assert times(directory) == before
+
+
+def test_large_files_go_and_small_ones_stay(primitive_label):
+    _, directory = primitive_label
+    assert not list(directory.glob("*/scratch"))
+    for point in (directory / "zero", directory / "field-z"):
+        assert {"pw.in", "pw.out", "pw.xml"} <= {path.name for path in point.iterdir()}
+    assert len(list((directory / "zero").glob("phase.data*"))) == 3
+    assert sum(path.stat().st_size for path in directory.rglob("*") if path.is_file()) < 2e6
+
+
+def test_killed_pw_fails_the_label_and_the_next_call_resumes(rattled, fast, counted, tmp_path):
+    code, log = counted
+    directory = tmp_path / "frame"
+
+    def killer():
+        for process in wait_for(lambda: (directory / "field+x" / "pw.out").exists() and processes_in(directory)):
+            process.send_signal(signal.SIGKILL)
+
+    thread = threading.Thread(target=killer)
+    thread.start()
+    label = label_frame(rattled, fast, FORWARD, code, directory)
+    thread.join()
+    assert label.status == "failed"
+    assert label.failure == "pw.x was killed (signal 9) at +x"
+    assert [point.name for point in label.field_points] == ["zero"]
+    assert (directory / "field+x" / "pw.out").exists()
+    before, started = times(directory), log.read_text().count("start")
+    assert set(before) == {"zero"}
+    label = label_frame(rattled, fast, FORWARD, code, directory)
+    assert label.status == "done"
+    assert times(directory)["zero"] == before["zero"]
+    assert log.read_text().count("start") == started + 3
+
+
+def test_death_of_the_parent_takes_pw_along_and_loses_nothing(rattled, fast, counted, code, tmp_path, labeller):
+    directory = tmp_path / "frame"
+    parent = labeller(rattled, fast, code, directory)
+    try:
+        orphans = wait_for(lambda: (directory / "field+y" / "pw.out").exists() and processes_in(directory))
+    finally:
+        parent.kill()
+        parent.wait()
+    wait_for(lambda: not any(alive(process) for process in orphans), seconds=3)
+    before = times(directory)
+    assert {"zero", "field+x"} <= set(before)
+    counting, log = counted
+    label = label_frame(rattled, fast, FORWARD, counting, directory)
+    assert label.status == "done"
+    after = times(directory)
+    assert {name: after[name] for name in before} == before
+    assert log.read_text().count("start") == 4 - len(before)
+
+
+def test_ranks_that_outlive_their_launcher_are_waited_for(rattled, fast, code, tmp_path, labeller):
+    """mpirun does not pass the lease on, and its ranks notice its death late."""
+    directory = tmp_path / "frame"
+    parent = labeller(rattled, fast, code.model_copy(update={"launcher": ("mpirun", "-np", "1")}), directory)
+    try:
+        ranks = wait_for(lambda: processes_in(directory))
+    finally:
+        parent.kill()
+        parent.wait()
+    with lease(directory, 15.0):
+        assert not any(alive(process) for process in ranks)
+
+
+def test_two_labellers_never_run_two_pw_in_one_directory(displaced_primitive, fast, counted, tmp_path, labeller):
+    code, log = counted
+    workers = [labeller(displaced_primitive, fast, code, tmp_path / "frame") for _ in range(2)]
+    assert [worker.wait(timeout=60) for worker in workers] == [0, 0]
+    events = [line.split()[0] for line in log.read_text().splitlines()]
+    assert events == ["start", "end"] * 4
+
+
+def test_held_directory_is_reported_in_words(displaced_primitive, fast, code, tmp_path):
+    hasty = code.model_copy(update={"lease_timeout": 0.3})
+    with lease(tmp_path, 1.0), pytest.raises(DirectoryBusyError, match=r"labelling in .* for over 0\.3 s; wait"):
+        label_frame(displaced_primitive, fast, FORWARD, hasty, tmp_path)
+
+
+def test_lease_lives_on_in_a_child(tmp_path):
+    """pw.x inherits the lease: with its parent dead it still keeps others out."""
+    with lease(tmp_path, 1.0) as descriptor:
+        child = subprocess.Popen(["sleep", "30"], pass_fds=(descriptor,))
+    try:
+        with pytest.raises(DirectoryBusyError), lease(tmp_path, 0.3):
+            pass
+    finally:
+        child.kill()
+        child.wait()
+    with lease(tmp_path, 0.3):
+        pass
+
+
+def test_changed_settings_do_not_take_old_points(displaced_primitive, fast, counted, tmp_path):
+    code, log = counted
+    first = label_frame(displaced_primitive, fast, FORWARD, code, tmp_path / "frame")
+    harder = fast.model_copy(update={"ecutwfc": 13.0})
+    second = label_frame(displaced_primitive, harder, FORWARD, code, tmp_path / "frame")
+    assert first.label_id != second.label_id
+    assert first.response.enthalpy != pytest.approx(second.response.enthalpy, abs=1e-3)
+    assert log.read_text().count("start") == 8
+
+
+def test_lost_wavefunctions_restart_the_chain(displaced_primitive, fast, counted, tmp_path):
+    """A field point is relative to the phases of its own zero run, so both are made again."""
+    code, log = counted
+    directory = tmp_path / "frame"
+    first = label_frame(displaced_primitive, fast, FORWARD, code, directory)
+    (directory / "field+y" / "pw.xml").unlink()
+    second = label_frame(displaced_primitive, fast, FORWARD, code, directory)
+    assert log.read_text().count("start") == 8
+    assert second.response.polarizability == pytest.approx(first.response.polarizability, abs=1e-3)
+
+
+def test_unconverged_scf_fails_with_its_reason(displaced_primitive, code, tmp_path):
+    settings = PwSettings.from_protocol("fast", electron_maxstep=3)
+    label = label_frame(displaced_primitive, settings, FORWARD, code, tmp_path)
+    assert (label.status, label.failure) == ("failed", "SCF not converged in 3 iterations at zero")
+    assert not label.trainable
+    assert label.response.labels == ()
+    assert (tmp_path / "zero" / "pw.out").exists()
+
+
+def test_slow_run_is_stopped(rattled, fast, code, tmp_path):
+    label = label_frame(rattled, fast, FORWARD, code.model_copy(update={"timeout": 0.5}), tmp_path)
+    assert label.failure == "pw.x exceeded its 0.5 s at zero"
+    assert not processes_in(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("echo 'write error: No space left on device' >&2; exit 2", "No space left on device at zero"),
+        ("kill -9 $$", "pw.x was killed (signal 9) at zero"),
+        ("exit 137", "pw.x was killed (signal 9) at zero"),
+        ("echo 'libfoo.so: cannot open' >&2; exit 1", "pw.x failed (exit 1) at zero: libfoo.so: cannot open"),
+        ("exit 0", "no complete output at zero:"),
+    ],
+)
+def test_other_failures_in_words(displaced_primitive, fast, fake_code, tmp_path, body, reason):
+    label = label_frame(displaced_primitive, fast, FORWARD, fake_code(body), tmp_path / "frame")
+    assert label.status == "failed"
+    assert label.failure.startswith(reason)
+    assert "\n" not in label.failure
+
+
+def test_scratch_that_cannot_be_copied_is_one_line(code, tmp_path):
+    """A broken link stands for a disk that gives an error for many files at once."""
+    for name in ("wfc1.dat", "wfc2.dat"):
+        (tmp_path / "zero" / "scratch").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "zero" / "scratch" / name).symlink_to("gone")
+    with pytest.raises(PwRunError, match=r"cannot copy the files of zero for \+x: .*No such file") as caught:
+        run_point(tmp_path / "x", "", code, name="+x", lease_descriptor=0, start_from=tmp_path / "zero")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+def test_environment_suits_small_runs_as_root(displaced_primitive, fast, fake_code, tmp_path):
+    code = fake_code("echo $OMP_NUM_THREADS $OMPI_ALLOW_RUN_AS_ROOT $MINE >&2; exit 1")
+    code = code.model_copy(update={"environment": {"MINE": "yes"}})
+    label = label_frame(displaced_primitive, fast, FORWARD, code, tmp_path / "frame")
+    assert label.failure.endswith("1 1 yes")
+
+
+def test_runs_under_a_launcher(displaced_primitive, fast, code, tmp_path):
+    launched = code.model_copy(update={"launcher": ("mpirun", "-np", "1")})
+    parallel = label_frame(displaced_primitive, fast, FORWARD, launched, tmp_path / "mpirun")
+    assert parallel.status == "done", parallel.failure
+    serial = label_frame(displaced_primitive, fast, FORWARD, code, tmp_path / "plain")
+    assert parallel.label_id == serial.label_id
+    assert parallel.response.enthalpy == pytest.approx(serial.response.enthalpy, abs=1e-8)
