@@ -176,6 +176,38 @@ def test_failed_and_flagged_frames_are_in_no_parity_plot(synthetic):
     assert known == usable  # the last committee knows every trainable frame
 
 
+def test_a_chosen_frame_with_a_flagged_label_judges_nobody(make_campaigner):
+    campaign = make_campaigner().run(1)
+    before = collect_parity(campaign.campaign())
+    label = campaign.labels[-1]
+    wrong = label.response.model_copy(update={"forces": label.response.forces + 1.0})
+    quality = label.quality.model_copy(update={"flags": ("enthalpy_law",)})
+    campaign.labels[-1] = label.model_copy(update={"response": wrong, "quality": quality})
+    after = collect_parity(campaign.campaign())
+    honest = [next(s for s in parity.of_label("forces") if s.group == "honest") for parity in (before, after)]
+    assert len(honest[1].computed) == len(honest[0].computed) - 24
+    assert honest[1].rmse < 0.1
+
+
+def test_a_frame_that_any_member_was_trained_on_is_no_validation_frame(make_campaigner):
+    campaign = make_campaigner().run(1)
+    first, second = campaign.models[-3:-1]
+    swapped = {"training_ids": second.validation_ids, "validation_ids": second.training_ids[:2]}
+    campaign.models[-2] = second.model_copy(update=swapped)
+    groups = {s.group: len(s.computed) for s in collect_parity(campaign.campaign()).of_label("forces")}
+    assert groups["training"] == 24 * len({*first.training_ids, *first.validation_ids})
+    assert "validation" not in groups
+
+
+def test_a_large_campaign_is_shown_by_a_sample(synthetic, monkeypatch):
+    from fieldloop.workflows.report import parity
+
+    monkeypatch.setattr(parity, "MOST_FRAMES", 4)
+    shown = collect_parity(synthetic.campaign())
+    assert {s.group: len(s.computed) for s in shown.of_label("forces")}["training"] == 4 * 24
+    assert any(note.startswith("4 of ") for note in shown.notes)
+
+
 def test_bounds_are_drawn_beside_what_they_bound(page):
     assert page.by_section["errors"].count("bound") == 3 + 1 + 1  # labels, flagged share, caption
 
