@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from jobflow.core.flow import Flow
+from jobflow.core.job import Job
 from jobflow.core.store import JobStore
 
 from ..dft_inputs.espresso.inputs import SMALLEST_FIELD
@@ -41,15 +42,15 @@ class PreparedLoop:
         config: its file.
         parent: the crystal.
         maker: the loop.
+        check: the job that refuses a metal or too strong a field; the flow holds it too.
         flow: its first jobs.
-        check_uuid: the job that refuses a metal or too strong a field.
     """
 
     config: CampaignConfig
     parent: Frame
     maker: LoopMaker
+    check: Job
     flow: Flow
-    check_uuid: str
 
 
 def prepare_loop(config: CampaignConfig) -> PreparedLoop:
@@ -63,8 +64,8 @@ def prepare_loop(config: CampaignConfig) -> PreparedLoop:
     maker = LoopMaker.from_config(config, parent.species)
     check_label_inputs(maker.label, [parent])
     _check_neutral(config, parent)
-    fields = maker.explore.fields
-    return PreparedLoop(config, parent, maker, maker.make(parent), maker.label.make_check(parent, fields).uuid)
+    check = maker.label.make_check(parent, maker.explore.fields)
+    return PreparedLoop(config, parent, maker, check, maker.make(parent))
 
 
 def check_label_inputs(maker: LabelMaker, frames: Iterable[Frame]) -> None:

@@ -105,7 +105,8 @@ class FlowProgress:
         self.trouble = trouble
         self.quiet = quiet
         self.stages: dict[str, Stage] = {}
-        self._found: dict[str, int] = {}
+        self._settled: set[str] = set()
+        self._unsaid: dict[str, dict[str, int]] = {"found finished": {}, "not run, as what they need failed": {}}
         self._lock = threading.Lock()
         self._live: Live | None = None
 
@@ -120,7 +121,7 @@ class FlowProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._tell_found()
+        self._tell_counts()
         if self._live is not None:
             self._live.stop()
 
@@ -137,6 +138,10 @@ class FlowProgress:
             if event.kind == "failed":
                 self._say(f"[red]{event.name} failed:[/] ", event.reason)
             return
+        if event.uuid in self._settled:  # a later flow with the same job
+            return
+        if event.kind in ("finished", "found", "failed", "not_run"):
+            self._settled.add(event.uuid)
         trouble = event.reason
         if event.kind in ("finished", "found") and self.trouble is not None:
             trouble = self.trouble(event) or ""
@@ -167,32 +172,37 @@ class FlowProgress:
         if event.kind == "requeued":
             self._say(f"[yellow]{event.name} is run again:[/] ", event.reason)
         elif event.kind == "not_run":
-            self._say(f"[yellow]{title} not run:[/] ", "what it needs has failed")
+            self._remember("not run, as what they need failed", kind)
         elif event.kind == "failed" or (trouble and event.kind in ("finished", "found")):
             self._say(f"[red]{title} failed:[/] ", trouble)
         elif self._live is None and event.kind == "found":
-            self._found[kind] = self._found.get(kind, 0) + 1
+            self._remember("found finished", kind)
         elif self._live is None and event.kind == "finished":
             self._say(f"{title} done in {clock(event.seconds)}", "")
 
     def print(self, *results: RenderableType) -> None:
         """Print results of the flow, also where progress is quiet."""
-        self._tell_found()
+        self._tell_counts()
         self.console.print(*results, soft_wrap=True, sep="\n", highlight=False)
 
     def _say(self, markup: str, text: str) -> None:
         """Print a line; ``text`` comes from elsewhere and is never read as markup."""
         if self.quiet:
             return
-        self._tell_found()
+        self._tell_counts()
         line = self.console.render_str(markup, highlight=False)
         self.console.print(line.append(text), soft_wrap=True, highlight=False)
 
-    def _tell_found(self) -> None:
-        found, self._found = self._found, {}
-        for kind, count in found.items():
-            if not self.quiet:
-                self.console.print(f"{STAGES[kind]}: {count} found finished", highlight=False)
+    def _remember(self, outcome: str, kind: str) -> None:
+        """Many jobs with the same outcome become one line."""
+        self._unsaid[outcome][kind] = self._unsaid[outcome].get(kind, 0) + 1
+
+    def _tell_counts(self) -> None:
+        for outcome, counts in self._unsaid.items():
+            for kind, count in counts.items():
+                if not self.quiet:
+                    self.console.print(f"{STAGES[kind]}: {count} {outcome}", highlight=False)
+            counts.clear()
 
     def render(self) -> Table:
         """The live lines."""

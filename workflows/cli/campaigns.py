@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jobflow.core.flow import Flow
+from jobflow.core.job import Job
 from jobflow.core.store import JobStore
 from rich.console import Console
 from rich.text import Text
@@ -47,10 +48,9 @@ def run_campaign(file: Path, *, retry_failed: bool = False, quiet: bool = False)
     if not quiet:
         console.print(f"campaign {config.name}: {prepared.parent.formula} in {config.directory}", markup=False)
     watcher = LoopWatcher(console, prepared, store, quiet=quiet)
-    drive = Drive(config, store, [prepared.check_uuid], retry_failed)
     try:
         with watcher.progress:
-            result = drive.run(prepared.flow, watcher)
+            result = _run(config, store, [prepared.check], prepared.flow, watcher, retry_failed)
     except KeyboardInterrupt:
         complain(f"interrupted; finished work is kept, go on with: fieldloop loop {file}")
         return INTERRUPTED
@@ -58,48 +58,30 @@ def run_campaign(file: Path, *, retry_failed: bool = False, quiet: bool = False)
     return _verdict(result, reported)
 
 
-@dataclass(frozen=True)
-class Drive:
-    """How a flow of a campaign is run.
+def _run(
+    config: CampaignConfig,
+    store: JobStore,
+    checks: Sequence[Job],
+    flow: Flow,
+    events: Callable[[JobEvent], None],
+    retry_failed: bool,
+) -> FlowResult:
+    """Run the checks of the crystals, then the flow; between the two the store is tied to the campaign.
 
-    Attributes:
-        config: the campaign.
-        store: its store.
-        checks: uuids of the jobs that look at the crystals; the store is tied to the campaign when one passes.
-        retry_failed: run DFT again for failed labels.
+    Raises:
+        CampaignError: a check said no, so nothing was labelled.
+        RootInUse: the campaign is being run already.
     """
-
-    config: CampaignConfig
-    store: JobStore
-    checks: Sequence[str]
-    retry_failed: bool
-
-    def run(self, flow: Flow, listener: Callable[[JobEvent], None]) -> FlowResult:
-        """Run a flow to its end.
-
-        Raises:
-            CampaignError: a check said no, so nothing was labelled there.
-            RootInUse: the campaign is being run already.
-        """
-
-        def listen(event: JobEvent) -> None:
-            if event.uuid in self.checks and event.kind in ("finished", "found"):
-                bind_store(self.store, self.config)
-            listener(event)
-
-        result = run_flow(
-            flow,
-            store=self.store,
-            root=self.config.directory,
-            workers=self.config.workers,
-            events=listen,
-            retry=_is_failed_label if self.retry_failed else None,
-        )
-        for uuid in self.checks:
-            kind, _, reason = result.failed[uuid].reason.partition(": ") if uuid in result.failed else ("", "", "")
-            if kind == CampaignError.__name__:
-                raise CampaignError(reason)
-        return result
+    settings: dict[str, Any] = {"root": config.directory, "workers": config.workers, "events": events}
+    checked = run_flow(list(checks), store=store, **settings)
+    for failure in checked.failed.values():
+        kind, _, reason = failure.reason.partition(": ")
+        if kind == CampaignError.__name__:
+            raise CampaignError(reason)
+    if not checked.ok:
+        return checked
+    bind_store(store, config)
+    return run_flow(flow, store=store, retry=_is_failed_label if retry_failed else None, **settings)
 
 
 class LoopWatcher:
@@ -150,14 +132,14 @@ def label_file(structure: Path, file: Path, *, retry_failed: bool = False, quiet
     maker = label_maker(config)
     check_label_inputs(maker, frames)
     store = open_store(config, bind=False)
-    flow, checks, labels = _label_flow(frames, maker, structure)
+    checks, flow, labels = _label_flow(frames, maker, structure)
     console = new_console()
     progress = _progress(console, config, store, quiet, maker)
     progress.expect("parent", len(checks))
     progress.expect("labels", len(labels))
     try:
         with progress:
-            result = Drive(config, store, checks, retry_failed).run(flow, progress)
+            result = _run(config, store, checks, flow, progress, retry_failed)
     except KeyboardInterrupt:
         complain(f"interrupted; finished work is kept, go on with: fieldloop label {structure} --config {file}")
         return INTERRUPTED
@@ -166,12 +148,10 @@ def label_file(structure: Path, file: Path, *, retry_failed: bool = False, quiet
     return _verdict(result, reported=True)
 
 
-def _label_flow(frames: Sequence[Frame], maker: LabelMaker, structure: Path) -> tuple[Flow, list[str], list[str]]:
-    """The flow, uuids of its checks (one for each composition), and the ``label_id`` of each distinct frame."""
-    checks = {}
-    for frame in frames:
-        if frame.formula not in checks:
-            checks[frame.formula] = maker.make_check(frame)
+def _label_flow(frames: Sequence[Frame], maker: LabelMaker, structure: Path) -> tuple[list[Job], Flow, list[str]]:
+    """A check for each composition, the flow with these checks, and the ``label_id`` of each distinct frame."""
+    first = {frame.formula: frame for frame in reversed(frames)}
+    checks = {formula: maker.make_check(frame) for formula, frame in first.items()}
     labels = {}
     for index, frame in enumerate(frames):
         proposal = Proposal(origin="import", reason=f"frame {index} of {structure.name}")
@@ -179,7 +159,7 @@ def _label_flow(frames: Sequence[Frame], maker: LabelMaker, structure: Path) -> 
         if identity not in labels:
             labels[identity] = maker.make(frame, proposal, gap=checks[frame.formula].output.gap)
     flow = Flow([*checks.values(), *labels.values()], name=f"label {structure.name}")
-    return flow, [check.uuid for check in checks.values()], list(labels)
+    return [maker.make_check(frame) for frame in first.values()], flow, list(labels)
 
 
 def write_campaign_report(config: CampaignConfig, store: JobStore, path: Path) -> Path:

@@ -42,10 +42,10 @@ def new_console() -> Console:
     return console
 
 
-def _plain_table(*columns: str, right: Sequence[str] = ()) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+def _plain_table(*columns: str, right: Sequence[str] = (), gap: int = 2) -> Table:
+    table = Table(box=None, padding=(0, gap, 0, 0), header_style="bold")
     for name in columns:
-        table.add_column(name, justify="right" if name in right else "left", no_wrap=True)
+        table.add_column(name, justify="right" if name in right else "left", no_wrap=name != "flags")
     return table
 
 
@@ -86,7 +86,7 @@ def status_table(status: CampaignStatus) -> Table:
     counts = ("gen.", "done", "failed", "flagged", "models", "unsure")
     judged = [name for name in BOUNDED if any(_honest(g, name) is not None for g in status.generations)]
     errors = [_SYMBOLS[name] for name in judged]
-    table = _plain_table(*counts, *errors, "decision", right=(*counts, *errors))
+    table = _plain_table(*counts, *errors, "decision", right=(*counts, *errors), gap=1)
     for generation in status.generations:
         decision = generation.decision
         verdict = (
@@ -126,7 +126,7 @@ def cost_line(status: CampaignStatus) -> str:
 
 def label_table(labels: Sequence[LabelledFrame]) -> Table:
     """One row for each labelled frame."""
-    table = _plain_table("label_id", "formula", "gen.", "origin", "status", "labels", "flags", right=("gen.",))
+    table = _plain_table("label_id", "formula", "gen.", "origin", "status", "labels", "flags", right=("gen.",), gap=1)
     for label in labels:
         table.add_row(
             label.label_id,
