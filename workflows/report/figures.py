@@ -96,7 +96,7 @@ def _by_generation(ax: Axes, generations: Sequence[GenerationRecord], values: np
         ax.set_xticklabels([f"{g.generation}\n{g.score.frames} frames" for g in generations])
     ax.set_xlabel("generation")
     ax.margins(x=0.15)
-    ax.set_ylim(bottom=0)
+    ax.set_ylim(0, 1.15 * np.nanmax(values, initial=0.0) or 1.0)
 
 
 def _draw_bound(ax: Axes, bound: float) -> None:
@@ -115,7 +115,9 @@ def uncertainty_figure(pairs: Sequence[HonestPair]) -> Figure:
         for ax, (name, sides) in zip(axes, points.items(), strict=True):
             _uncertainty_panel(ax, name, sides)
         if axes:
-            axes[0].legend(loc="upper left", handletextpad=0.1, borderaxespad=0.1)
+            axes[0].legend(
+                loc="lower right", bbox_to_anchor=(1, 1), ncols=2, handletextpad=0, columnspacing=0.8, borderaxespad=0.1
+            )
     return figure
 
 

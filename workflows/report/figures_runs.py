@@ -13,37 +13,38 @@ from ...dft_inputs.records import LabelledFrame
 from ...dft_inputs.units import E_PER_SQUARE_ANGSTROM_IN_MICROCOULOMB_PER_SQUARE_CM
 from ...model.dynamics.trajectory import ReplicaTrajectory
 from .style import BLUE, CYCLE, GREEN, GREY, ORANGE, SKY, VERMILLION, logarithmic, note, panels, styled
-from .tables import GenerationCost
+from .tables import GenerationCost, vector
 
-MOST_RUNS = 8
+MOST_RUNS = 24
 _MOST_POINTS = 1000
 
 
 def polarization_figure(runs: Sequence[ReplicaTrajectory], temperatures: Sequence[float]) -> Figure:
-    """P(t) along the field and the kinetic temperature of replicas.
+    """P(t) along the field and the kinetic temperature of replicas; those at equal conditions share a colour.
 
     Args:
         runs: at most ``MOST_RUNS`` are drawn; those in no field are projected on the strongest field of the others.
         temperatures: of their thermostats, K.
     """
     fallback = _strongest_direction(runs)
+    colours: dict[str, str] = {}
     with styled():
         figure, (left, right) = panels(["Polarization along the field", "Temperature"], height=3.4)
-        for number, (run, temperature) in enumerate(zip(runs[:MOST_RUNS], temperatures, strict=False)):
+        for run, temperature in zip(runs[:MOST_RUNS], temperatures, strict=False):
             if len(run) == 0:
                 continue
-            x = run.time / 1000
-            every = slice(None, None, max(1, len(x) // _MOST_POINTS))
-            colour = CYCLE[number % len(CYCLE)]
-            field = "({:.3g}, {:.3g}, {:.3g})".format(*run.field[0])
-            polarization = along_field(run, fallback)
-            left.plot(x[every], polarization[every], c=colour, lw=1.1, label=f"{temperature:.0f} K, E = {field} V/Å")
-            right.plot(x[every], run.temperature()[every], c=colour, lw=1.1)
+            condition = f"{temperature:.0f} K, E = {vector(run.field[0])} V/Å"
+            legend = None if condition in colours else condition
+            colour = colours.setdefault(condition, CYCLE[len(colours) % len(CYCLE)])
+            every = slice(None, None, max(1, len(run) // _MOST_POINTS))
+            time = run.time[every] / 1000
+            left.plot(time, along_field(run, fallback)[every], c=colour, lw=1.1, label=legend)
+            right.plot(time, run.temperature()[every], c=colour, lw=1.1)
         left.set_ylabel("P(t) − P(0)  (µC/cm²)")
         right.set_ylabel("kinetic temperature (K)")
         for ax in (left, right):
             ax.set_xlabel("time (ps)")
-        if left.has_data():
+        if colours:
             left.legend(loc="best", fontsize=7.5)
     return figure
 

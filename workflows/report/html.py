@@ -115,6 +115,6 @@ def _run(root: Path, exploration: Exploration) -> Runs:
         return Runs(generation, None, f"The trajectory cannot be shown: {error}.")
     temperatures = [float(t) for t in trajectory.meta.settings.temperatures_of(trajectory.n_replicas)]
     left_out = trajectory.n_replicas - len(replicas)
-    text = f"{left_out} further replicas are not drawn." if left_out else ""
+    text = f"{left_out} of {trajectory.n_replicas} replicas are not drawn." if left_out else ""
     svg = to_svg(figures_runs.polarization_figure(replicas, temperatures), f"run{generation}")
     return Runs(generation, svg, text)
