@@ -97,6 +97,7 @@ _STYLE = {
 
 def significant(value: float) -> str:
     """Three significant digits, without an exponent where that is readable."""
+    value = float(f"{value:.2e}") if abs(value) < 100 else value
     if value == 0 or 1e-3 <= abs(value) < 1e5:
         digits = 2 - int(np.floor(np.log10(abs(value)))) if value else 0
         return f"{value:.{max(digits, 0)}f}"

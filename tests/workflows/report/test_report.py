@@ -353,6 +353,7 @@ def test_cards_judge_honest_errors_by_the_criterion(synthetic, criterion):
     [
         (0, "0"),
         (0.0123456, "0.0123"),
+        (0.9999, "1.00"),
         (1.0, "1.00"),
         (83.14, "83.1"),
         (12345.6, "12346"),
