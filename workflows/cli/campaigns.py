@@ -46,14 +46,14 @@ def run_campaign(file: Path, *, retry_failed: bool = False, quiet: bool = False)
     store = open_store(config, bind=False)
     console = new_console()
     if not quiet:
-        console.print(f"campaign {config.name}: {prepared.parent.formula} in {config.directory}", markup=False)
+        text = f"campaign {config.name}: {prepared.parent.formula} in {config.directory}"
+        console.print(text, markup=False, soft_wrap=True)
     watcher = LoopWatcher(console, prepared, store, quiet=quiet)
     try:
         with watcher.progress:
             result = _run(config, store, [prepared.check], prepared.flow, watcher, retry_failed)
-    except KeyboardInterrupt:
-        complain(f"interrupted; finished work is kept, go on with: fieldloop loop {file}")
-        return INTERRUPTED
+    except (KeyboardInterrupt, SystemExit) as error:
+        return _interrupted(error, f"fieldloop loop {file}")
     reported = _conclude(console, config, store)
     return _verdict(result, reported)
 
@@ -140,9 +140,8 @@ def label_file(structure: Path, file: Path, *, retry_failed: bool = False, quiet
     try:
         with progress:
             result = _run(config, store, checks, flow, progress, retry_failed)
-    except KeyboardInterrupt:
-        complain(f"interrupted; finished work is kept, go on with: fieldloop label {structure} --config {file}")
-        return INTERRUPTED
+    except (KeyboardInterrupt, SystemExit) as error:
+        return _interrupted(error, f"fieldloop label {structure} --config {file}")
     campaign = read_campaign(store, config.directory)
     _summarize(console, [label for label in campaign.labels if label.label_id in labels])
     return _verdict(result, reported=True)
@@ -210,9 +209,13 @@ def _is_failed_label(document: dict) -> bool:
 def _conclude(console: Console, config: CampaignConfig, store: JobStore) -> bool:
     """Print the cost and write the report; False where that failed, as nothing else may be lost by it."""
     status = campaign_status(read_campaign(store, config.directory))
-    console.print(cost_line(status), markup=False)
+    console.print(cost_line(status), markup=False, soft_wrap=True)
     if status.failures:
-        console.print(f"{len(status.failures)} frames have no label; try them again with --retry-failed", markup=False)
+        console.print(
+            f"{len(status.failures)} frames have no label; try them again with --retry-failed",
+            markup=False,
+            soft_wrap=True,
+        )
     try:
         path = write_campaign_report(config, store, config.directory / REPORT_FILE)
     except Exception as error:
@@ -220,6 +223,12 @@ def _conclude(console: Console, config: CampaignConfig, store: JobStore) -> bool
         return False
     console.print(f"report: {path}", markup=False, soft_wrap=True)
     return True
+
+
+def _interrupted(error: BaseException, command: str) -> int:
+    """The exit code after Ctrl-C, or after SIGTERM, which ``run_flow`` turns into ``SystemExit``."""
+    complain(f"interrupted; finished work is kept, go on with: {command}")
+    return error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else INTERRUPTED
 
 
 def _verdict(result: FlowResult, reported: bool) -> int:
@@ -235,6 +244,6 @@ def _summarize(console: Console, labels: Sequence[LabelledFrame]) -> None:
     flagged = [label for label in labels if label.status == "done" and not label.quality.passed]
     seconds = sum(label.provenance.seconds for label in labels)
     counts = f"{len(labels) - len(failed)} done, {len(failed)} failed, {len(flagged)} flagged"
-    console.print(f"{len(labels)} frames: {counts}; {clock(seconds)} of DFT", markup=False)
+    console.print(f"{len(labels)} frames: {counts}; {clock(seconds)} of DFT", markup=False, soft_wrap=True)
     for label in failed:
-        console.print(f"{label.label_id} failed: {label.failure}", markup=False)
+        console.print(f"{label.label_id} failed: {label.failure}", markup=False, soft_wrap=True)
