@@ -1,14 +1,16 @@
 """Verbs that look at a campaign; here on the records that a real one has left."""
 
 import json
-import subprocess
+import tempfile
 import time
 
 import pytest
+import typer
 from ase.io import read
 from fieldloop.version import __version__
 from fieldloop.workflows.campaign import STORE_FILE, read_store
 from fieldloop.workflows.cli import app
+from fieldloop.workflows.cli.errors import in_one_line
 from fieldloop.workflows.queries import query_labels
 from typer.testing import CliRunner
 
@@ -145,18 +147,18 @@ def test_status_counts_what_the_store_holds(campaign):
     assert "not running now" in text
 
 
-def test_a_fault_of_our_own_is_one_line_with_a_traceback_file(place):
-    program = (
-        "import typer; from fieldloop.workflows.cli.errors import in_one_line\n"
-        "app = typer.Typer()\n"
-        "@app.command()\n"
-        "@in_one_line\n"
-        "def fail() -> None: raise KeyError('lost')\n"
-        "app()"
-    )
-    python = place.fieldloop("--version").args[0].replace("/fieldloop", "/python")
-    done = subprocess.run([python, "-c", program], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    assert "unexpected KeyError: 'lost'" in done.stderr
-    file = done.stderr.rpartition("traceback in ")[2].strip().rstrip(")")
-    assert "raise KeyError" in open(file).read()
+def test_a_fault_of_our_own_is_one_line_with_a_traceback_file(tmp_path, monkeypatch):
+    @in_one_line
+    def lose() -> None:
+        raise KeyError("lost\nproperty")
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    faulty = typer.Typer()
+    faulty.command()(lose)
+    result = CliRunner().invoke(faulty, [])
+    (file,) = tmp_path.glob("fieldloop-traceback-*.txt")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("fieldloop: unexpected KeyError: 'lost")
+    assert result.stderr.endswith(f"(traceback in {file})\n")
+    assert result.stderr.count("\n") == 1
+    assert "raise KeyError" in file.read_text()
