@@ -113,6 +113,15 @@ class ExplorationSection(Section):
     stop_ratio: float = Field(default=5.0, gt=1)
     seed: int = Field(default=0, ge=0)
 
+    @model_validator(mode="after")
+    def _some_candidate(self) -> ExplorationSection:
+        if not self.timestep <= self.candidate_every <= self.duration:
+            raise ValueError(
+                f"candidate_every ({self.candidate_every:g} fs) must lie between timestep ({self.timestep:g} fs) "
+                f"and duration ({self.duration:g} fs)"
+            )
+        return self
+
 
 class CampaignConfig(Section):
     """A campaign.
@@ -167,9 +176,11 @@ def load_config(path: Path) -> CampaignConfig:
         ConfigError: no such file, invalid YAML, unknown keys, wrong units or values; one line with the place.
     """
     try:
-        data = yaml.safe_load(path.read_text())
+        data = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeySafeLoader)  # noqa: S506  (a SafeLoader)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not a text file: a campaign file is YAML in UTF-8") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
@@ -182,6 +193,19 @@ def load_config(path: Path) -> CampaignConfig:
     return config.model_copy(
         update={"structure": base / config.structure.expanduser(), "directory": base / config.directory.expanduser()}
     )
+
+
+class _UniqueKeySafeLoader(yaml.SafeLoader):
+    """YAML lets a key come twice and takes the last one; a campaign file with two values for one key is a mistake."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
 
 
 def first_error(error: Exception) -> str:

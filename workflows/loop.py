@@ -103,7 +103,7 @@ class LoopMaker(Maker):
             self.label.make(frame, proposal, gap=check.output.gap)
             for frame, proposal in seed_frames(parent, self.seeds)
         ]
-        first = _decision(plan(self, parent, check.output, [job.output for job in labels], [], []), 0, parent, self)
+        first = _decision(plan(self, parent, check.output, [job.output for job in labels], [], []), 0, parent)
         return Flow([check, *labels, first], name=self.name)
 
 
@@ -152,7 +152,7 @@ def plan(
     generation = len(history)
     known = [without_points(label) for label in labels if label is not None]
     training = maker.train.make(known, generation, models)
-    walk = _decision(wander(maker, parent, check, known, training.output, history), generation, parent, maker)
+    walk = _decision(wander(maker, parent, check, known, training.output, history), generation, parent)
     return Response(addition=Flow([training, walk], name=f"generation {generation}"))
 
 
@@ -169,7 +169,7 @@ def wander(
     starts = [parent, *(label.frame for label in labels if label.trainable and label.frame.frame_id != parent.frame_id)]
     exploration = maker.explore.make(models, starts, len(history))
     arguments = (maker, parent, check, labels, models, history, exploration.output)
-    choose = _decision(pick(*arguments), len(history), parent, maker)
+    choose = _decision(pick(*arguments), len(history), parent)
     return Response(addition=Flow([exploration, choose], name=f"exploration {len(history)}"))
 
 
@@ -186,7 +186,7 @@ def pick(
     """Choose frames; the journal of the choice is stored before any of them is labelled."""
     selection = selection_job(exploration, models, labels, maker.selection, history)
     arguments = (maker, parent, check, labels, models, history, selection.output)
-    order = _decision(order_labels(*arguments), len(history), parent, maker)
+    order = _decision(order_labels(*arguments), len(history), parent)
     return Response(addition=Flow([selection, order], name=f"selection {len(history)}"))
 
 
@@ -204,7 +204,7 @@ def order_labels(
     jobs = [maker.label.make(chosen.frame, chosen.proposal, gap=check.gap) for chosen in selection.chosen]
     outputs = [job.output for job in jobs]
     arguments = (maker, parent, check, known, models, history, selection, outputs)
-    verdict = _decision(judge(*arguments), len(history), parent, maker)
+    verdict = _decision(judge(*arguments), len(history), parent)
     return Response(addition=Flow([*jobs, verdict], name=f"labels {len(history)}"))
 
 
@@ -224,7 +224,7 @@ def judge(
     if record.decision.stop:
         return Response(output=record)
     following = plan(maker, parent, check, [*known, *labels], models, [*history, record])
-    return Response(output=record, addition=_decision(following, record.generation + 1, parent, maker))
+    return Response(output=record, addition=_decision(following, record.generation + 1, parent))
 
 
 def generation_record(
@@ -262,9 +262,9 @@ def generation_record(
     )
 
 
-def _decision(step: Job, generation: int, parent: Frame, maker: LoopMaker) -> Job:
+def _decision(step: Job, generation: int, parent: Frame) -> Job:
     """Make a deciding step: the same uuid in every run of the campaign, and no offence at labels that are missing."""
-    step.set_uuid(content_uuid(content_key("decision", step.name, generation, parent.frame_id, maker)))
+    step.set_uuid(content_uuid(content_key("decision", step.name, generation, parent.frame_id)))
     step.metadata["directory"] = f"decisions/{generation:03d}-{step.name}"
     step.config = JobConfig(on_missing_references=OnMissing.NONE)
     return step

@@ -1,4 +1,4 @@
-"""Dynamics with a network trained on real DFT (the first committee member of the AlAs demo, in ``tests/data/models``)."""
+"""Dynamics with a network trained on real DFT: a committee member of the AlAs demo, in ``tests/data/models``."""
 
 from pathlib import Path
 
@@ -16,7 +16,13 @@ def drift(steps: int, field: tuple[float, float, float]) -> tuple[float, float]:
     """Slope of K + U(R, E) extrapolated to 10 ps, and its largest excursion over the run, eV/atom, NVE from 300 K."""
     frame = Frame.from_atoms(bulk("AlAs", "zincblende", a=5.6139, cubic=True))
     settings = DynamicsSettings(
-        ensemble="nve", timestep=1.0, steps=steps, temperatures=600.0, fields=(StaticField(field),), seed=1, save_every=10
+        ensemble="nve",
+        timestep=1.0,
+        steps=steps,
+        temperatures=600.0,
+        fields=(StaticField(field),),
+        seed=1,
+        save_every=10,
     )
     replica = run_dynamics(load_model(MODEL), [frame], settings).trajectory.replica(0)
     assert replica.step[-1] == steps
