@@ -1,0 +1,66 @@
+"""The campaign file: what is read, and what is refused with the place where it stands."""
+
+from pathlib import Path
+
+import pytest
+from fieldloop.workflows.config import ConfigError, load_config
+
+DEMO = Path(__file__).parents[2] / "examples" / "alas" / "loop.yaml"
+
+
+def refused(tmp_path, old: str, new: str) -> str:
+    text = DEMO.read_text()
+    assert old in text
+    path = tmp_path / "loop.yaml"
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(ConfigError) as error:
+        load_config(path)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_the_demo_is_read_with_its_units():
+    config = load_config(DEMO)
+    assert config.structure == DEMO.parent / "AlAs.vasp"
+    assert config.label.field_step == pytest.approx(3.6e-3)
+    assert config.exploration.duration == pytest.approx(1000.0)
+    network = config.network(("As", "Al", "As"))
+    assert network.species == ("Al", "As")
+    assert network.reference_charges == {"Al": 3, "As": -3}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("workers: 2", "wrokers: 2", "unknown key wrokers"),
+        ("field_step: 0.36 MV/cm", "field_step: 0.36 MV", "label.field_step"),
+        ("duration: 1 ps", "duration: 1 eV", "exploration.duration"),
+        ("field_step: 0.36 MV/cm", "field_step: 0.36 MV/cm\n  field_step: 0.4 MV/cm", "given twice"),
+        ("candidate_every: 50 fs", "candidate_every: 50 ps", "between timestep"),
+        ("members: 3", "members: 1", "committee.members"),
+        ("count: 10", "count: 3", "validation"),
+        ("name: alas", "name: a/b", "name"),
+        ("structure: AlAs.vasp", "", "structure is missing"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, old, new, message):
+    assert message in refused(tmp_path, old, new)
+
+
+def test_no_text_and_no_mapping_are_refused(tmp_path):
+    path = tmp_path / "loop.yaml"
+    path.write_bytes(bytes(range(128, 256)))
+    with pytest.raises(ConfigError, match="not a text file"):
+        load_config(path)
+    path.write_text("- a list")
+    with pytest.raises(ConfigError, match="mapping"):
+        load_config(path)
+    with pytest.raises(ConfigError, match="cannot read"):
+        load_config(tmp_path / "absent.yaml")
+
+
+def test_architecture_mistakes_are_named(tmp_path):
+    path = tmp_path / "loop.yaml"
+    path.write_text(DEMO.read_text().replace("cutoff: 5.0", "cutof: 5.0").replace("cutoff: 4.2", "cutof: 4.2"))
+    with pytest.raises(ConfigError, match="unknown key cutof"):
+        load_config(path).network(("Al", "As"))
