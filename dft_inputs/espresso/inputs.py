@@ -22,6 +22,8 @@ SCRATCH = "scratch"
 PSEUDO = "../pseudo"
 SMALLEST_FIELD = 1e-6
 """pw.x ignores field components below this, Ry a.u."""
+GAP_THRESHOLD = 1e-9
+"""Tightest SCF threshold of the gap run, Ry."""
 
 
 def field_input(
@@ -68,8 +70,9 @@ def gap_input(
     """Input of a zero-field SCF with empty bands.
 
     A little smearing lets a metal converge too, so that it is told by its bands and not by a failure; it leaves
-    insulators as they are.
+    insulators as they are. Bands need no threshold as tight as that of labels, which a metal may never reach.
     """
+    settings = settings.model_copy(update={"conv_thr": max(settings.conv_thr, GAP_THRESHOLD)})
     control = {"tprnfor": False, "tstress": False}
     system = {"occupations": "smearing", "smearing": "gaussian", "degauss": 0.002, "nbnd": bands}
     return _text(frame, settings, pseudopotentials, control, system, {}, comment)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,9 @@ from ..records import ElectricResponse, FieldPoint, Frame, LabelledFrame, Propos
 from ..stencil import AXES, ZERO, Stencil, point_name
 from .branches import align_dipoles, align_enthalpies, enthalpy_residual, string_lattice
 from .gap import critical_fraction
-from .inputs import PREFIX, SCRATCH, field_input, inputs_hash, label_id
+from .inputs import field_input, inputs_hash, label_id
 from .outputs import PwOutput, PwOutputError, read_pw_output
-from .phases import FILE, dipole_from_phases, read_phases
+from .phases import dipole_from_phases, read_phases
 from .run import PwRunError, drop_scratch, has_scratch, lease, link_pseudopotentials, run_point, stored_point
 from .settings import PwCode, PwSettings
 
@@ -323,8 +322,6 @@ def _run_stencil(job: _Job, texts: Mapping[str, str], descriptor: int) -> Iterat
             output = run_point(
                 job.folder(name), texts[name], job.code, name=name, lease_descriptor=descriptor, start_from=start
             )
-            if name == names[0]:
-                _keep_phases(job.folder(name))
             if name in parents.values():
                 stored = dict.fromkeys(names)
             else:
@@ -332,11 +329,6 @@ def _run_stencil(job: _Job, texts: Mapping[str, str], descriptor: int) -> Iterat
         yield name, output
     for name in names:
         drop_scratch(job.folder(name))
-
-
-def _keep_phases(folder: Path) -> None:
-    for axis in (1, 2, 3):
-        shutil.copyfile(folder / SCRATCH / f"{PREFIX}.{FILE}{axis}", folder / f"{FILE}{axis}")
 
 
 def _reference_dipole(job: _Job) -> np.ndarray:

@@ -24,6 +24,7 @@ import psutil
 from ..pseudopotentials import Pseudopotential
 from .inputs import PREFIX, SCRATCH
 from .outputs import STDOUT, XML, PwOutput, PwOutputError, failure_reason, read_pw_output
+from .phases import FILE as PHASES
 from .settings import PwCode
 
 INPUT, STDERR, LEASE = "pw.in", "pw.err", ".lease"
@@ -134,11 +135,19 @@ def run_point(
         if shutil.disk_usage(directory).free < _FULL:  # pw.x then ends with status 0
             raise PwRunError(f"No space left on device at {name}") from error
         raise PwRunError(f"no complete output at {name}: {error}") from error
+    if start_from is None:
+        _keep_phases(directory)
     # The XML at its final place marks the point as finished, so it comes last and at once.
     partial = directory / f"{XML}.part"
     shutil.copyfile(directory / SCRATCH / f"{PREFIX}.xml", partial)
     partial.replace(directory / XML)
     return output
+
+
+def _keep_phases(directory: Path) -> None:
+    """The phases that a run wrote stand beside its output, as labels need them after the scratch files are gone."""
+    for file in (directory / SCRATCH).glob(f"{PREFIX}.{PHASES}*"):
+        shutil.copyfile(file, directory / file.name.removeprefix(f"{PREFIX}."))
 
 
 def has_scratch(directory: Path) -> bool:

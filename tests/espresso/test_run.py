@@ -84,6 +84,20 @@ def test_large_files_go_and_small_ones_stay(primitive_label):
     assert sum(path.stat().st_size for path in directory.rglob("*") if path.is_file()) < 2e6
 
 
+def test_a_point_is_finished_only_when_its_phases_are_kept(displaced_primitive, fast, code, tmp_path, monkeypatch):
+    """Killed just after pw.x ended, the label is resumed, and not taken for a run whose phases are lost."""
+
+    def killed(directory):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fieldloop.dft_inputs.espresso.run._keep_phases", killed)
+        with pytest.raises(KeyboardInterrupt):
+            label_frame(displaced_primitive, fast, FORWARD, code, tmp_path)
+    assert times(tmp_path) == {}
+    assert label_frame(displaced_primitive, fast, FORWARD, code, tmp_path).status == "done"
+
+
 def test_killed_pw_fails_the_label_and_the_next_call_resumes(rattled, fast, counted, tmp_path):
     code, log = counted
     directory = tmp_path / "frame"
