@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from io import StringIO
@@ -20,6 +19,7 @@ import numpy as np
 from ase.io.extxyz import key_val_str_to_dict, read_xyz
 from pydantic import ValidationError
 
+from .files import replacing
 from .polarization import fold, quantum_lattice
 from .records import ElectricResponse, Frame, LabelledFrame, Provenance, Quality
 
@@ -287,19 +287,14 @@ def write_extxyz(path: str | Path, frames: Iterable[LabelledFrame], convention: 
             label, a flagged one or one at a finite field where the convention has no word for it.
     """
     path, chosen = Path(path), get_convention(convention)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     count = 0
-    try:
-        with partial.open("w", encoding="utf-8") as handle:
-            for labelled in frames:
-                try:
-                    handle.write(_format(labelled, chosen))
-                except ConventionError as error:
-                    raise ConventionError(f"{path}: frame {count} ({labelled.label_id}): {error}") from error
-                count += 1
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as handle:
+        for labelled in frames:
+            try:
+                handle.write(_format(labelled, chosen).encode())
+            except ConventionError as error:
+                raise ConventionError(f"{path}: frame {count} ({labelled.label_id}): {error}") from error
+            count += 1
     return count
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from ..dft_inputs.files import write_atomically
 from .network import EnthalpyNetwork
 from .settings import NetworkConfig
 
@@ -34,7 +34,7 @@ def save_model(model: EnthalpyNetwork, directory: Path) -> str:
         "model_id": model_id(model),
     }
     write_atomically(directory / _WEIGHTS, blob)
-    write_atomically(directory / _CONFIG, json.dumps(config, indent=1).encode())
+    write_atomically(directory / _CONFIG, json.dumps(config, indent=1))
     return config["model_id"]
 
 
@@ -74,16 +74,6 @@ def model_id(model: EnthalpyNetwork) -> str:
     digest = hashlib.sha256(model.config.model_dump_json().encode())
     digest.update(save(_tensors(model)))
     return digest.hexdigest()[:16]
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file that is either the old or the new one, whatever kills the process."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as handle:
-        handle.write(content)
-        handle.flush()
-        os.fsync(handle.fileno())
-    temporary.replace(path)
 
 
 def _tensors(model: torch.nn.Module) -> dict[str, Tensor]:

@@ -18,8 +18,11 @@ def campaign_root() -> Path | None:
 def recorded(path: Path) -> str:
     """A path as a record keeps it."""
     root = campaign_root()
-    path = path.absolute()
-    return str(path.relative_to(root)) if root is not None and path.is_relative_to(root) else str(path)
+    if root is None:
+        return str(path.absolute())
+    # A job sees its directory without symbolic links, but the root may have been named through one.
+    root, path = root.resolve(), path.resolve()
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
 
 def located(recorded_path: str, root: Path | None = None) -> Path:

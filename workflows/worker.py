@@ -6,11 +6,9 @@ compute node. ``serve`` is the loop of the local executor's processes.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import pickle
-import signal
 import sys
 import threading
 import time
@@ -23,8 +21,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-ROOT_VARIABLE = "FIELDLOOP_ROOT"
-"""Environment variable in which a job finds the root of its project."""
+from ..dft_inputs.files import write_atomically
+from ..dft_inputs.processes import die_with_parent
+from .paths import ROOT_VARIABLE
 
 TRACEBACK_FILE = "traceback.txt"
 """Where, in its directory, a job that raised leaves its traceback."""
@@ -32,7 +31,6 @@ TRACEBACK_FILE = "traceback.txt"
 LOG_FILE = "job.log"
 """Where, in its directory, lies what a job printed."""
 
-_PR_SET_PDEATHSIG = 1
 _WATCH_SECONDS = 1.0
 
 
@@ -124,9 +122,7 @@ def failure(error: BaseException, directory: Path, seconds: float = 0.0) -> JobO
     """The outcome of a job that raised: the last line of the traceback, the rest in a file of the directory."""
     directory.mkdir(parents=True, exist_ok=True)
     file = directory / TRACEBACK_FILE
-    draft = directory / f".{TRACEBACK_FILE}.tmp"
-    draft.write_text("".join(traceback.format_exception(error)))
-    draft.replace(file)
+    write_atomically(file, "".join(traceback.format_exception(error)))
     message = " ".join(str(error).split())
     return JobOutcome(
         error=f"{type(error).__name__}: {message}" if message else type(error).__name__,
@@ -233,20 +229,6 @@ def encode_job(job: Any) -> str:
     return text
 
 
-def die_with_parent(parent: int) -> None:
-    """End this process when its parent ends, however that happens: by the kernel on Linux, by watching elsewhere.
-
-    Args:
-        parent: process id of the parent, in case it has ended already.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    else:
-        threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()
-    if os.getppid() != parent:
-        os._exit(1)
-
-
 def _watch_parent(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(_WATCH_SECONDS)
@@ -260,7 +242,8 @@ def serve(descriptor: int, parent: int) -> None:
         descriptor: file descriptor of the connection to the driver.
         parent: process id of the driver.
     """
-    die_with_parent(parent)
+    if not die_with_parent(parent):
+        threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()
     connection = Connection(descriptor)
     while True:
         try:

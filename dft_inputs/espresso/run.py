@@ -7,20 +7,20 @@ inherit neither and outlive it by a second or two, so their end is awaited too (
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import psutil
 
+from ..processes import die_with_parent
 from ..pseudopotentials import Pseudopotential
 from .inputs import PREFIX, SCRATCH
 from .outputs import STDOUT, XML, PwOutput, PwOutputError, failure_reason, read_pw_output
@@ -28,7 +28,6 @@ from .phases import FILE as PHASES
 from .settings import PwCode
 
 INPUT, STDERR, LEASE = "pw.in", "pw.err", ".lease"
-_PR_SET_PDEATHSIG = 1
 _POLL = 0.2
 _FULL = 65536
 """Bytes; a disk with less is full."""
@@ -194,7 +193,7 @@ def _execute(directory: Path, code: PwCode, name: str, lease_descriptor: int) ->
             stderr=stderr,
             pass_fds=(lease_descriptor,),
             start_new_session=True,
-            preexec_fn=_die_with_parent(),  # noqa: PLW1509  (the hook makes two system calls)
+            preexec_fn=partial(die_with_parent, os.getpid()),  # noqa: PLW1509  (the hook makes two system calls)
         )
         try:
             return process.wait(timeout=code.timeout)
@@ -216,20 +215,6 @@ def _environment(code: PwCode) -> dict[str, str]:
         "OMPI_MCA_hwloc_base_binding_policy": "none",
     }
     return {**os.environ, **defaults, **code.environment}
-
-
-def _die_with_parent() -> Callable[[], None] | None:
-    """A hook for the child: be killed when the thread that started it dies."""
-    if not sys.platform.startswith("linux"):
-        return None
-    libc, parent = ctypes.CDLL(None), os.getpid()
-
-    def hook() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the call
-            os._exit(1)
-
-    return hook
 
 
 def _check_exit(directory: Path, status: int, name: str) -> None:

@@ -1,33 +1,21 @@
-"""Files of a run that are whole or absent, and a lock on its directory."""
+"""Arrays of a run in files that are whole or absent, and a lock on its directory."""
 
 from __future__ import annotations
 
 import fcntl
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
+from ...dft_inputs.files import replacing
+
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write an ``.npz`` file atomically."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as handle:
+    with replacing(path) as handle:
         np.savez(handle, **arrays)  # type: ignore[arg-type]
-        os.fsync(handle.fileno())
-    part.replace(path)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
-    part.replace(path)
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
+from ...dft_inputs.files import write_atomically
 from ...dft_inputs.records import Frame, Record
 from ...dft_inputs.units import BOLTZMANN
-from .files import read_arrays, write_arrays, write_text
+from .files import read_arrays, write_arrays
 from .settings import DynamicsSettings
 
 META = "meta.json"
@@ -196,7 +197,7 @@ class TrajectoryWriter:
         self._open: list[dict[str, np.ndarray]] = []
         self._closed: list[Path | Segment] = []
         if directory is not None:
-            write_text(directory / META, meta.model_dump_json())
+            write_atomically(directory / META, meta.model_dump_json())
             self._closed = [*sorted(directory.glob(_PATTERN))]
 
     def append(self, replicas: Sequence[int], frame: dict[str, np.ndarray]) -> None:

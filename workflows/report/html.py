@@ -11,7 +11,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from ...active_learning.criteria import StopCriterion
-from ...model.dynamics.files import write_text
+from ...dft_inputs.files import write_atomically
 from ...model.dynamics.trajectory import read_trajectory
 from ..paths import located
 from ..queries import Campaign
@@ -51,7 +51,7 @@ def write_report(
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, render(campaign, criterion, title))
+    write_atomically(path, render(campaign, criterion, title))
     return path
 
 
