@@ -30,7 +30,7 @@ demo: install codes
 test: install codes
 	$(RUN_ENV) $(BIN)/python -m pytest -q -m "not slow" --cov --cov-report=term:skip-covered
 
-test-all: lint types test
+test-all: test lint types
 	$(RUN_ENV) $(BIN)/python -m pytest -q -m slow
 
 lint: install

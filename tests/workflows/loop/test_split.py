@@ -46,7 +46,7 @@ def test_failed_and_flagged_frames_are_left_out_without_moving_others(maker):
 
 def test_nothing_to_train_on_names_the_reasons(maker):
     labels = [label(i, status="failed", failure="pw.x was killed", response=ElectricResponse()) for i in range(3)]
-    with pytest.raises(ValueError, match="pw.x was killed"):
+    with pytest.raises(ValueError, match=r"pw\.x was killed"):
         maker.split(labels)
 
 
