@@ -27,7 +27,7 @@ class NetworkConfig(BaseModel):
         dtype: ``float32`` or ``float64``.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     species: tuple[str, ...] = Field(min_length=1)
     reference_charges: dict[str, int] = {}
@@ -63,7 +63,7 @@ class Tolerances(BaseModel):
         polarizability: e^2 A^2/eV.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     enthalpy: float | None = Field(default=2e-3, gt=0)
     forces: float | None = Field(default=0.03, gt=0)
@@ -71,6 +71,12 @@ class Tolerances(BaseModel):
     polarization: float | None = Field(default=0.02, gt=0)
     born_effective_charges: float | None = Field(default=0.02, gt=0)
     polarizability: float | None = Field(default=0.05, gt=0)
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> Tolerances:
+        if not self.used():
+            raise ValueError(f"every label is left out: give a tolerance for at least one of {', '.join(LABELS)}")
+        return self
 
     def used(self) -> tuple[str, ...]:
         """Names of the labels that enter the loss."""
@@ -92,7 +98,7 @@ class TrainingSettings(BaseModel):
         validate_every: epochs between validations.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     epochs: int = Field(default=200, ge=1)
     batch_size: int = Field(default=2, ge=1)

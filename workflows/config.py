@@ -6,11 +6,12 @@ Unknown keys and wrong units are refused with the place where they stand.
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from ..active_learning.criteria import StopCriterion
 from ..active_learning.sampling.seeds import SeedSettings
@@ -25,9 +26,24 @@ class ConfigError(ValueError):
 
 
 class Section(BaseModel):
-    """Base of the sections: frozen and closed to unknown keys."""
+    """Base of the sections: frozen, closed to unknown keys, finite numbers only."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def _words(text: str) -> str:
+    """A command line that a shell could split."""
+    try:
+        shlex.split(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no command line: {error}") from error
+    return text
+
+
+def _program(text: str) -> str:
+    if not text.strip():
+        raise ValueError("name a program, e.g. pw.x")
+    return _words(text)
 
 
 class PwSection(Section):
@@ -40,8 +56,8 @@ class PwSection(Section):
         timeout: longest run of one SCF, s.
     """
 
-    command: str = "pw.x"
-    launcher: str = ""
+    command: Annotated[str, AfterValidator(_program)] = "pw.x"
+    launcher: Annotated[str, AfterValidator(_words)] = ""
     pseudo_dir: Path = Path("/usr/share/espresso/pseudo")
     timeout: float = Field(default=86400.0, gt=0)
 
@@ -103,7 +119,7 @@ class ExplorationSection(Section):
         stop_ratio: a replica is stopped where its uncertainty passes this many times a selection bound.
     """
 
-    temperatures: tuple[Temperature, ...] = Field(default=(300.0,), min_length=1)
+    temperatures: tuple[Annotated[Temperature, Field(ge=0)], ...] = Field(default=(300.0,), min_length=1)
     fields: tuple[tuple[FieldStrength, FieldStrength, FieldStrength], ...] = Field(default=((0, 0, 0),), min_length=1)
     replicas: PositiveInt = 1
     timestep: Annotated[Time, Field(gt=0)] = 1.0
@@ -163,6 +179,8 @@ class CampaignConfig(Section):
             ConfigError: unknown keys, or reference charges that do not name these species.
         """
         settings = {"species": tuple(sorted(set(species))), "reference_charges": self.reference_charges}
+        if known := settings.keys() & self.committee.network.keys():
+            raise ConfigError(f"committee.network: {known.pop()} is known from elsewhere in the file, leave it out")
         try:
             return NetworkConfig(**{**settings, **self.committee.network})
         except (ValidationError, TypeError) as error:
@@ -190,9 +208,23 @@ def load_config(path: Path) -> CampaignConfig:
     except (ValidationError, TypeError) as error:
         raise ConfigError(f"{path}: {first_error(error)}") from error
     base = path.resolve().parent
+    pw = config.codes.pw
+    placed = {"command": _placed(pw.command, base), "pseudo_dir": base / pw.pseudo_dir.expanduser()}
     return config.model_copy(
-        update={"structure": base / config.structure.expanduser(), "directory": base / config.directory.expanduser()}
+        update={
+            "structure": base / config.structure.expanduser(),
+            "directory": base / config.directory.expanduser(),
+            "codes": config.codes.model_copy(update={"pw": pw.model_copy(update=placed)}),
+        }
     )
+
+
+def _placed(command: str, base: Path) -> str:
+    """A command whose program, where it is a path, does not depend on the working directory, as pw.x has its own."""
+    program, *arguments = shlex.split(command)
+    if "/" in program:
+        program = str(base / Path(program).expanduser())
+    return shlex.join([program, *arguments])
 
 
 class _UniqueKeySafeLoader(yaml.SafeLoader):
@@ -201,7 +233,7 @@ class _UniqueKeySafeLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
+            key = str(self.construct_object(key_node, deep=True))
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
             seen.add(key)

@@ -46,7 +46,7 @@ class PwSettings(BaseModel):
         stress: compute the stress, at zero field only (pw.x has no field term in it).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     protocol: str = "custom"
     ecutwfc: PositiveFloat

@@ -1,5 +1,6 @@
 """The campaign file: what is read, and what is refused with the place where it stands."""
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,17 @@ def test_the_demo_is_read_with_its_units():
         ("duration: 1 ps", "duration: 1 eV", "exploration.duration"),
         ("field_step: 0.36 MV/cm", "field_step: 0.36 MV/cm\n  field_step: 0.4 MV/cm", "given twice"),
         ("candidate_every: 50 fs", "candidate_every: 50 ps", "between timestep"),
-        ("members: 3", "members: 1", "committee.members"),
+        ("duration: 1 ps", "duration: .inf", "exploration.duration: Input should be a finite number"),
+        ("temperatures: [300 K", "temperatures: [-300 K", "exploration.temperatures.0"),
+        ("command: pw.x", "command: ' '", "codes.pw.command: name a program"),
+        ("command: pw.x", "launcher: mpirun 'a", "codes.pw.launcher"),
+        (
+            "tolerances: {",
+            "tolerances: {forces: null, enthalpy: null, polarization: null, "
+            "born_effective_charges: null, polarizability: null, ",
+            "every label is left out",
+        ),
+        ("members:", "members: 1 #", "committee.members"),
         ("count: 10", "count: 3", "validation"),
         ("name: alas", "name: a/b", "name"),
         ("structure: AlAs.vasp", "", "structure is missing"),
@@ -64,3 +75,22 @@ def test_architecture_mistakes_are_named(tmp_path):
     path.write_text(DEMO.read_text().replace("cutoff: 5.0", "cutof: 5.0").replace("cutoff: 4.2", "cutof: 4.2"))
     with pytest.raises(ConfigError, match="unknown key cutof"):
         load_config(path).network(("Al", "As"))
+
+
+def test_what_is_known_from_elsewhere_is_not_given_again(tmp_path):
+    path = tmp_path / "loop.yaml"
+    path.write_text(DEMO.read_text().replace("network: {", "network: {reference_charges: {Al: 1, As: -1}, "))
+    with pytest.raises(ConfigError, match="reference_charges is known from elsewhere"):
+        load_config(path).network(("Al", "As"))
+
+
+def test_relative_paths_are_those_beside_the_file(tmp_path):
+    """pw.x runs in directories of its own, so nothing may depend on the working directory."""
+    folder = tmp_path / "a b"
+    folder.mkdir()
+    text = DEMO.read_text().replace("command: pw.x", "command: ./bin/pw.x -nd 1")
+    (folder / "loop.yaml").write_text(text.replace("/usr/share/espresso/pseudo", "pseudo"))
+    pw = load_config(folder / "loop.yaml").codes.pw
+    assert pw.pseudo_dir == folder / "pseudo"
+    assert shlex.split(pw.command) == [str(folder / "bin" / "pw.x"), "-nd", "1"]
+    assert load_config(DEMO).codes.pw.command == "pw.x"
