@@ -1,23 +1,33 @@
 #!/bin/sh
 # Finds pw.x, or installs Quantum ESPRESSO with apt, or says what to do.
 set -eu
-[ -d /usr/share/espresso/pseudo ] && command -v pw.x >/dev/null 2>&1 && exit 0
+cd "$(dirname "$0")/alas"
+program=$(sed -n 's/^ *command: *//p' loop.yaml | tr -d "\"'" | cut -d ' ' -f 1)
+found() { command -v "${program:-pw.x}" >/dev/null 2>&1; }
 
-sudo=""
-if [ "$(id -u)" -ne 0 ]; then
-    if command -v sudo >/dev/null 2>&1 && sudo -n true 2>/dev/null; then sudo="sudo -n"; else sudo="none"; fi
-fi
-if [ "$sudo" != none ] && command -v apt-get >/dev/null 2>&1; then
+# A build of one's own, named in the YAML, comes with pseudopotentials of one's own.
+found && { [ -d /usr/share/espresso/pseudo ] || [ "$program" != pw.x ]; } && exit 0
+
+install() {
     echo "pw.x is missing: installing Quantum ESPRESSO with apt (quantum-espresso, quantum-espresso-data)"
-    $sudo apt-get update -q >/dev/null
-    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends quantum-espresso quantum-espresso-data >/dev/null
-    exit 0
+    "$@" apt-get update -q >/dev/null &&
+        "$@" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends \
+            quantum-espresso quantum-espresso-data >/dev/null
+}
+
+if command -v apt-get >/dev/null 2>&1; then
+    if [ "$(id -u)" -eq 0 ]; then
+        install env && exit 0
+    elif command -v sudo >/dev/null 2>&1 && sudo -n true 2>/dev/null; then
+        install sudo -n && exit 0
+    fi
 fi
-command -v pw.x >/dev/null 2>&1 && exit 0  # a site's own build: its pseudopotentials are named in the YAML
+found && exit 0 # the YAML says where its pseudopotentials lie
 cat >&2 <<'TXT'
-pw.x was not found and cannot be installed here without root. Do one of these, then run the command again:
-  module load quantum-espresso              (on a cluster; the name differs by site)
-  conda install -c conda-forge qe           (in any conda environment)
-  codes.pw.command: /path/to/pw.x           (in the YAML, for a build of your own)
+pw.x was not found and could not be installed here. Do one of these, then run the command again:
+  apt-get install quantum-espresso quantum-espresso-data   (as root)
+  module load quantum-espresso                             (on a cluster; the name differs by site)
+  conda install -c conda-forge qe                          (in any conda environment)
+  codes.pw.command: /path/to/pw.x                          (in examples/alas/loop.yaml, for a build of your own)
 TXT
 exit 2
