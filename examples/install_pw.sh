@@ -18,8 +18,8 @@ install() {
 if command -v apt-get >/dev/null 2>&1; then
     if [ "$(id -u)" -eq 0 ]; then
         install env && exit 0
-    elif command -v sudo >/dev/null 2>&1 && sudo -n true 2>/dev/null; then
-        install sudo -n && exit 0
+    elif command -v sudo >/dev/null 2>&1 && { [ -t 0 ] || sudo -n true 2>/dev/null; }; then
+        install sudo && exit 0 # asks for the password where there is a terminal
     fi
 fi
 found && exit 0 # the YAML says where its pseudopotentials lie
