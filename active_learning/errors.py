@@ -66,7 +66,7 @@ def honest_errors(predicted: ElectricResponse, labelled: ElectricResponse, atoms
         raise ValueError(
             f"prediction at field {predicted.field} V/A, label at {labelled.field} V/A: predict at the label's"
         )
-    jump = _branch_jump(predicted, labelled)
+    jump = branch_jump(predicted, labelled)
     squares: dict[str, np.ndarray] = {}
     for name in _RMSE:
         prediction, label = getattr(predicted, name), getattr(labelled, name)
@@ -87,8 +87,8 @@ def honest_errors(predicted: ElectricResponse, labelled: ElectricResponse, atoms
     return LabelErrors.model_validate({"frames": 1, "atoms": atoms, **rmse, **worst})
 
 
-def _branch_jump(predicted: ElectricResponse, labelled: ElectricResponse) -> np.ndarray:
-    """Quanta between the branches of prediction and label, e A, (3,)."""
+def branch_jump(predicted: ElectricResponse, labelled: ElectricResponse) -> np.ndarray:
+    """Quanta from the label's branch of P to the one closest to the prediction, e A, (3,); zero where P is unknown."""
     quanta = labelled.polarization_quanta
     if predicted.polarization is None or labelled.polarization is None or quanta is None:
         return np.zeros(3)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...dft_inputs.polarization import closest_lattice_vector
+from ...active_learning.errors import branch_jump
 from ...dft_inputs.records import LABELS, ElectricResponse, LabelledFrame
 from ...model.committee import load_committee, predict
 from ...model.files import ModelFileError
@@ -127,7 +127,7 @@ def _committee_pairs(campaign: Campaign, members: Sequence[TrainedModel], notes:
 def _components(label: LabelledFrame, prediction: ElectricResponse) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Label and prediction of each quantity known on both sides, on one branch of P."""
     response = label.response
-    jump = _branch_jump(response, prediction)
+    jump = branch_jump(prediction, response)
     both = {}
     for name in response.labels:
         if getattr(prediction, name) is None:
@@ -140,10 +140,3 @@ def _components(label: LabelledFrame, prediction: ElectricResponse) -> dict[str,
             reference, value = (reference - response.field @ jump) / len(label.frame), value / len(label.frame)
         both[name] = (reference, value)
     return both
-
-
-def _branch_jump(response: ElectricResponse, prediction: ElectricResponse) -> np.ndarray:
-    """Quanta from the label's branch of P to the one closest to the prediction, e A, (3,)."""
-    if response.polarization is None or prediction.polarization is None or response.polarization_quanta is None:
-        return np.zeros(3)
-    return closest_lattice_vector(prediction.polarization - response.polarization, response.polarization_quanta)
