@@ -97,12 +97,7 @@ def build_graph(
     """
     if not frames:
         raise ValueError("a batch needs at least one frame")
-    index = {symbol: i for i, symbol in enumerate(species)}
-    unknown = sorted({s for frame in frames for s in frame.species} - set(index))
-    if unknown:
-        raise ValueError(
-            f"the model knows {', '.join(species)}, not {', '.join(unknown)}: train it on these species first"
-        )
+    index = species_index(frames, species)
     lists = [padded_neighbours(frame.positions, frame.cell, frame.pbc, cutoff) for frame in frames]
     width = max(neighbours.shape[1] for neighbours, _, _ in lists)
     counts = [len(frame) for frame in frames]
@@ -126,6 +121,20 @@ def build_graph(
         shifts=floating(np.concatenate([pad(shifts) for _, shifts, _ in lists])),
         mask=torch.tensor(np.concatenate([pad(mask) for _, _, mask in lists])),
     )
+
+
+def species_index(frames: Sequence[Frame], species: Sequence[str]) -> dict[str, int]:
+    """Index of each species of a model.
+
+    Raises:
+        ValueError: a species of the frames that the model does not know.
+    """
+    unknown = sorted({symbol for frame in frames for symbol in frame.species} - set(species))
+    if unknown:
+        raise ValueError(
+            f"the model knows {', '.join(species)}, not {', '.join(unknown)}: train it on these species first"
+        )
+    return {symbol: i for i, symbol in enumerate(species)}
 
 
 def padded_neighbours(

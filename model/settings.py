@@ -21,7 +21,7 @@ class NetworkConfig(BaseModel):
         scalars: width of the edge scalars and perceptrons.
         tensors: number of tensor channels.
         radial: number of Bessel functions.
-        neighbours: mean number of neighbours, for normalization; measured on the training set where None.
+        neighbours: mean number of neighbours, for normalization; ``initial_network`` puts in that of the training set.
         field_scale: field that counts as one in the network, V/A.
         repulsion: add the ZBL repulsion.
         dtype: ``float32`` or ``float64``.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...dft_inputs.records import Frame
-from ..graph import Graph, padded_neighbours
+from ..graph import Graph, padded_neighbours, species_index
 from ..interface import EnthalpyModel
 
 
@@ -49,11 +49,7 @@ class SkinNeighbours:
         self.reference = reference.clone()
         self._dtype, self._device = model.dtype, model.device
         self._frames = tuple(frames)
-        index = {symbol: i for i, symbol in enumerate(model.species)}
-        unknown = sorted({s for frame in frames for s in frame.species} - set(index))
-        if unknown:
-            known = ", ".join(model.species)
-            raise ValueError(f"the model knows {known}, not {', '.join(unknown)}: train it on these species first")
+        index = species_index(frames, model.species)
         counts = [len(frame) for frame in frames]
         self._starts = np.concatenate([[0], np.cumsum(counts)])
         self._species = torch.tensor([index[s] for frame in frames for s in frame.species], device=self._device)
