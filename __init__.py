@@ -22,7 +22,7 @@ _FACE = {
     "SQLiteStore": "workflows.store",
 }
 
-__all__ = ["__version__", *_FACE]
+__all__ = ["__version__", *_FACE]  # noqa: PLE0604  (the names of the table are strings)
 
 
 def __getattr__(name: str) -> Any:
