@@ -143,7 +143,7 @@ def identity(config: CampaignConfig) -> dict[str, Any]:
     pseudopotentials = maker.code.find_pseudopotentials(read_parent(config).species)
     return {
         "name": config.name,
-        **maker.settings.model_dump(mode="json", exclude={"protocol"}),
+        **maker.settings.identity(),
         "field_step": maker.step,
         "order": maker.order,
         **{f"pseudopotential of {element}": p.sha256[:12] for element, p in pseudopotentials.items()},

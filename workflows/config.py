@@ -116,7 +116,7 @@ class ExplorationSection(Section):
         timestep, duration: of the dynamics.
         friction: 1/fs.
         candidate_every: time between frames whose uncertainty is measured.
-        stop_ratio: a replica is stopped where its uncertainty passes this many times a selection bound.
+        stop_ratio: a replica is stopped where the raw spread of its forces passes this many times their bound.
     """
 
     temperatures: tuple[Annotated[Temperature, Field(ge=0)], ...] = Field(default=(300.0,), min_length=1)

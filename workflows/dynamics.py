@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jobflow.core.job import Job, job
@@ -37,7 +37,8 @@ class DynamicsMaker(Maker):
         replicas: copies of each run.
         timestep, duration, candidate_every: fs.
         friction: 1/fs.
-        stop_spread: a replica is stopped where the committee's spread of the force on any atom passes it, eV/A.
+        stop_spread: a replica is stopped where the committee's spread of the force on any atom passes it, eV/A;
+            None for never.
         seed: of the random numbers.
     """
 
@@ -49,7 +50,7 @@ class DynamicsMaker(Maker):
     duration: float = 1000.0
     friction: float = 0.01
     candidate_every: float = 50.0
-    stop_spread: float = 1.0
+    stop_spread: float | None = 1.0
     seed: int = 0
 
     def make(self, models: Sequence[TrainedModel], starts: Sequence[Frame], generation: int = 0) -> Job:
@@ -93,6 +94,7 @@ def explore(models: list[TrainedModel], starts: list[Frame], maker: DynamicsMake
     from ..model.committee import load_committee  # noqa: PLC0415  (torch is imported by the worker alone)
     from ..model.dynamics.engine import run_dynamics  # noqa: PLC0415
     from ..model.dynamics.fields import StaticField  # noqa: PLC0415
+    from ..model.dynamics.files import write_arrays  # noqa: PLC0415
     from ..model.dynamics.settings import DynamicsSettings  # noqa: PLC0415
 
     here, began = Path.cwd(), time.monotonic()
@@ -113,16 +115,21 @@ def explore(models: list[TrainedModel], starts: list[Frame], maker: DynamicsMake
         observe_every=every,
         checkpoint_every=10 * every,
     )
-    frames = [starts[index % len(starts)] for index in range(len(conditions))]
+    # Each generation starts where the one before left off, so that new frames come to their turn.
+    first = generation * len(conditions)
+    frames = [starts[(first + index) % len(starts)] for index in range(len(conditions))]
     result = run_dynamics(
         members[0],
         frames,
         settings,
         directory=here / "trajectory",
-        observer=lambda _, observation: _unsure(members, observation, maker.stop_spread),
+        observer=lambda step, observation: _unsure(members, observation, maker.stop_spread) if step else None,
     )
     candidates = _candidates(members, models, result, every, generation)
-    _write_candidates(here / CANDIDATES, candidates)
+    arrays = {f"spread_{name}": values for name, values in candidates.spreads.items()}
+    arrays["frames"] = np.array([frame.model_dump_json() for frame in candidates.frames], dtype=np.str_)
+    arrays["proposals"] = np.array([proposal.model_dump_json() for proposal in candidates.proposals], dtype=np.str_)
+    write_arrays(here / CANDIDATES, {**arrays, "descriptors": candidates.descriptors})
     return Exploration(
         generation=generation,
         model_ids=tuple(model.model_id for model in models),
@@ -145,8 +152,8 @@ def read_candidates(exploration: Exploration, root: Path | None = None) -> Candi
 
 
 def spread_of(prediction: CommitteePrediction, frame: Frame) -> dict[str, float]:
-    """Raw committee spread of a prediction, by label name."""
-    from ..active_learning.uncertainty.committee import Committee, committee_spread  # noqa: PLC0415
+    """Raw committee spread of a prediction, by label name; NaN where a member predicts no numbers."""
+    from ..active_learning.uncertainty.committee import Committee, UncertaintyError, committee_spread  # noqa: PLC0415
 
     committee = Committee(
         forces=prediction.forces,
@@ -155,11 +162,17 @@ def spread_of(prediction: CommitteePrediction, frame: Frame) -> dict[str, float]
         polarizability=prediction.polarizability,
         polarization_quanta=frame.cell,
     )
-    return committee_spread(committee).by_label()
+    try:
+        return committee_spread(committee).by_label()
+    except UncertaintyError:
+        # One lost frame must not cost the exploration: the selection refuses it and counts it as flagged.
+        return dict.fromkeys(SPREADS, float("nan"))
 
 
-def _unsure(members: Sequence[EnthalpyNetwork], observation: Observation, limit: float) -> np.ndarray:
+def _unsure(members: Sequence[EnthalpyNetwork], observation: Observation, limit: float | None) -> np.ndarray | None:
     """Which replicas to stop: those where the members disagree on the force of any atom by more than the limit."""
+    if limit is None:
+        return None
     import torch  # noqa: PLC0415
 
     from ..model.responses import compute_responses  # noqa: PLC0415
@@ -205,19 +218,6 @@ def _candidates(
         descriptors=np.array([prediction.descriptor for prediction in predictions]),
         spreads={name: np.array([spread[name] for spread in spreads]) for name in SPREADS},
     )
-
-
-def _write_candidates(path: Path, candidates: Candidates) -> None:
-    temporary = path.with_suffix(".tmp.npz")
-    arrays: dict[str, Any] = {f"spread_{name}": values for name, values in candidates.spreads.items()}
-    np.savez_compressed(
-        temporary,
-        frames=np.array([frame.model_dump_json() for frame in candidates.frames]),
-        proposals=np.array([proposal.model_dump_json() for proposal in candidates.proposals]),
-        descriptors=candidates.descriptors,
-        **arrays,
-    )
-    temporary.replace(path)
 
 
 def _summary(result: DynamicsResult, index: int) -> ReplicaSummary:

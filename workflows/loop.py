@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 from ase import Atoms
 from jobflow.core.flow import Flow
 from jobflow.core.job import Job, JobConfig, Response, job
@@ -20,6 +21,7 @@ from ..active_learning.criteria import GenerationScore, StopCriterion, decide
 from ..active_learning.errors import honest_errors, pool_errors
 from ..active_learning.sampling.seeds import SeedSettings, seed_frames
 from ..active_learning.selection import SelectionSettings
+from ..active_learning.uncertainty.committee import Spread
 from ..dft_inputs.espresso.settings import PwCode, PwSettings
 from ..dft_inputs.records import Frame, LabelledFrame
 from .config import CampaignConfig, ConfigError
@@ -42,6 +44,7 @@ class LoopMaker(Maker):
         seeds: the first frames.
         label: makes the labels.
         explore: makes the dynamics.
+        validation_every: every n-th first frame validates, and is never trained on.
     """
 
     train: TrainMaker
@@ -51,6 +54,7 @@ class LoopMaker(Maker):
     seeds: SeedSettings = field(default_factory=SeedSettings)
     label: LabelMaker = field(default_factory=LabelMaker)
     explore: DynamicsMaker = field(default_factory=DynamicsMaker)
+    validation_every: int = 5
 
     @classmethod
     def from_config(cls, config: CampaignConfig, species: Sequence[str]) -> LoopMaker:
@@ -64,7 +68,7 @@ class LoopMaker(Maker):
             ConfigError: a section that does not fit the crystal or the protocol.
         """
         committee, exploration = config.committee, config.exploration
-        force_bound = config.selection.bounds.bounds.get("forces", 0.2)
+        force_bound = config.selection.bounds.forces
         return cls(
             label=label_maker(config),
             train=TrainMaker(
@@ -72,7 +76,6 @@ class LoopMaker(Maker):
                 training=committee.training,
                 retraining_epochs=committee.retraining_epochs,
                 members=committee.members,
-                validation_every=committee.validation_every,
                 seed=committee.seed,
             ),
             explore=DynamicsMaker(
@@ -83,12 +86,13 @@ class LoopMaker(Maker):
                 duration=exploration.duration,
                 friction=exploration.friction,
                 candidate_every=exploration.candidate_every,
-                stop_spread=exploration.stop_ratio * force_bound,
+                stop_spread=exploration.stop_ratio * force_bound if force_bound else None,
                 seed=exploration.seed,
             ),
             seeds=config.seeds,
             selection=config.selection,
             stop=config.stop,
+            validation_every=committee.validation_every,
         )
 
     def make(self, structure: Frame | Atoms | Structure) -> Flow:
@@ -103,8 +107,14 @@ class LoopMaker(Maker):
             self.label.make(frame, proposal, gap=check.output.gap)
             for frame, proposal in seed_frames(parent, self.seeds)
         ]
-        first = _decision(plan(self, parent, check.output, [job.output for job in labels], [], []), 0, parent)
-        return Flow([check, *labels, first], name=self.name)
+        first = plan(self, parent, check.output, [job.output for job in labels], [], [])
+        return Flow([check, *labels, _decision(first, 0, parent, lost_labels=True)], name=self.name)
+
+    def validation_ids(self, parent: Frame) -> list[str]:
+        """``label_id`` of the first frames held out: a matter of the seeds alone, whatever became of their labels."""
+        frames = [frame for frame, _ in seed_frames(parent, self.seeds)]
+        # The last of each n: the first frames are the parent and small rattles, which one wants to train on.
+        return [self.label.label_id(frame) for frame in frames[self.validation_every - 1 :: self.validation_every]]
 
 
 def label_maker(config: CampaignConfig) -> LabelMaker:
@@ -151,7 +161,7 @@ def plan(
     """
     generation = len(history)
     known = [without_points(label) for label in labels if label is not None]
-    training = maker.train.make(known, generation, models)
+    training = maker.train.make(known, maker.validation_ids(parent), generation, models)
     walk = _decision(wander(maker, parent, check, known, training.output, history), generation, parent)
     return Response(addition=Flow([training, walk], name=f"generation {generation}"))
 
@@ -204,7 +214,7 @@ def order_labels(
     jobs = [maker.label.make(chosen.frame, chosen.proposal, gap=check.gap) for chosen in selection.chosen]
     outputs = [job.output for job in jobs]
     arguments = (maker, parent, check, known, models, history, selection, outputs)
-    verdict = _decision(judge(*arguments), len(history), parent)
+    verdict = _decision(judge(*arguments), len(history), parent, lost_labels=True)
     return Response(addition=Flow([*jobs, verdict], name=f"labels {len(history)}"))
 
 
@@ -219,12 +229,18 @@ def judge(
     selection: SelectionRecord,
     labels: list[LabelledFrame | None],
 ) -> Response[GenerationRecord]:
-    """The honest errors of the generation, and whether to go on."""
-    record = generation_record(maker.stop, models, history, selection, [label for label in labels if label is not None])
-    if record.decision.stop:
+    """The honest errors of the generation, and whether to go on; at the end the last labels are trained on too."""
+    new = [label for label in labels if label is not None]
+    record = generation_record(maker.stop, models, history, selection, new)
+    if not record.decision.stop:
+        following = plan(maker, parent, check, [*known, *new], models, [*history, record])
+        return Response(output=record, addition=_decision(following, record.generation + 1, parent))
+    if not record.pairs:
         return Response(output=record)
-    following = plan(maker, parent, check, [*known, *labels], models, [*history, record])
-    return Response(output=record, addition=_decision(following, record.generation + 1, parent))
+    last = [*known, *(without_points(label) for label in new)]
+    return Response(
+        output=record, addition=maker.train.make(last, maker.validation_ids(parent), record.generation + 1, models)
+    )
 
 
 def generation_record(
@@ -239,12 +255,12 @@ def generation_record(
     pairs = tuple(
         HonestPair(
             label_id=label.label_id,
-            uncertainty={name: selection.calibration.scale(name) * value for name, value in chosen.spread.items()},
+            uncertainty=selection.calibration.apply(Spread(**chosen.spread)),
             spread=chosen.spread,
             errors=honest_errors(chosen.prediction, label.response, len(label.frame)),
         )
         for chosen in selection.chosen
-        if (label := by_frame.get(chosen.frame.frame_id)) is not None
+        if (label := by_frame.get(chosen.frame.frame_id)) is not None and _same_order(label.frame, chosen.frame)
     )
     score = GenerationScore(
         generation=selection.generation,
@@ -262,9 +278,22 @@ def generation_record(
     )
 
 
-def _decision(step: Job, generation: int, parent: Frame) -> Job:
-    """Make a deciding step: the same uuid in every run of the campaign, and no offence at labels that are missing."""
+def _same_order(one: Frame, other: Frame) -> bool:
+    """A label found from elsewhere may hold the same atoms in another order; such a pair is not compared."""
+    return one.species == other.species and bool(np.allclose(one.positions, other.positions, rtol=0, atol=1e-5))
+
+
+def _decision(step: Job, generation: int, parent: Frame, *, lost_labels: bool = False) -> Job:
+    """Make a deciding step: the same uuid in every run of the campaign.
+
+    Args:
+        step: the job.
+        generation: its place.
+        parent: the crystal.
+        lost_labels: run it even where a label's job raised; other steps need what they wait for.
+    """
     step.set_uuid(content_uuid(content_key("decision", step.name, generation, parent.frame_id)))
     step.metadata["directory"] = f"decisions/{generation:03d}-{step.name}"
-    step.config = JobConfig(on_missing_references=OnMissing.NONE)
+    if lost_labels:
+        step.config = JobConfig(on_missing_references=OnMissing.NONE)
     return step

@@ -10,7 +10,7 @@ from jobflow.core.job import Job, job
 
 from ..active_learning.errors import honest_errors
 from ..active_learning.selection import Candidate, SelectionSettings, select
-from ..active_learning.uncertainty.calibration import Calibration, Pair, fit_calibration, pairs_of
+from ..active_learning.uncertainty.calibration import Pair, fit_calibration, pairs_of
 from ..active_learning.uncertainty.committee import Spread
 from ..dft_inputs.records import LabelledFrame
 from .dynamics import read_candidates, spread_of
@@ -76,12 +76,21 @@ def choose(
     candidates = read_candidates(exploration)
     pool = [
         Candidate(
-            frame, proposal, descriptor, _calibrated(calibration, {n: v[i] for n, v in candidates.spreads.items()})
+            frame, proposal, descriptor, calibration.apply(Spread(**{n: v[i] for n, v in candidates.spreads.items()}))
         )
         for i, (frame, proposal, descriptor) in enumerate(
             zip(candidates.frames, candidates.proposals, candidates.descriptors, strict=True)
         )
     ]
+    if not pool:
+        return SelectionRecord(
+            generation=exploration.generation,
+            chosen=(),
+            refused={"every replica stopped before its first candidate": len(exploration.replicas)},
+            candidates=0,
+            flagged_share=1.0,
+            calibration=calibration,
+        )
     selection = select(
         pool,
         settings,
@@ -115,10 +124,6 @@ def _honest_pairs(history: Sequence[GenerationRecord]) -> list[Pair]:
         for honest in record.pairs
         for pair in pairs_of(Spread(**honest.spread), honest.errors.as_spread())
     ]
-
-
-def _calibrated(calibration: Calibration, spread: dict[str, float]) -> dict[str, float]:
-    return {name: calibration.scale(name) * float(value) for name, value in spread.items()}
 
 
 def _kind(reason: str) -> str:

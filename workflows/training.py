@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,7 +26,6 @@ class TrainMaker(Maker):
         training: of a fresh committee.
         retraining_epochs: of a committee that starts from an earlier one.
         members: size of the committee.
-        validation_every: every n-th frame of generation 0 validates, and is never trained on.
         seed: of the first member.
     """
 
@@ -35,39 +34,36 @@ class TrainMaker(Maker):
     training: TrainingSettings = field(default_factory=TrainingSettings)
     retraining_epochs: int = 60
     members: int = 3
-    validation_every: int = 5
     seed: int = 0
 
-    def make(self, labels: Sequence[LabelledFrame], generation: int = 0, start: Sequence[TrainedModel] = ()) -> Flow:
+    def make(
+        self,
+        labels: Sequence[LabelledFrame],
+        validation_ids: Collection[str] = (),
+        generation: int = 0,
+        start: Sequence[TrainedModel] = (),
+    ) -> Flow:
         """One job for each member; the flow's output is the list of ``TrainedModel``.
 
         Args:
             labels: all labelled frames, failed and flagged ones too: those are left out.
+            validation_ids: ``label_id`` of the frames that only judge.
             generation: its number, for the records.
             start: the committee to go on from, one model a member.
 
         Raises:
             ValueError: no trainable frame is left.
         """
-        training, validation = self.split(labels)
+        usable = [without_points(label) for label in labels if label.trainable]
+        training = [label for label in usable if label.label_id not in validation_ids]
+        validation = [label for label in usable if label.label_id in validation_ids]
+        if not training:
+            reasons = sorted(
+                {label.failure or ", ".join(label.quality.flags) for label in labels if not label.trainable}
+            )
+            raise ValueError(f"none of {len(labels)} labelled frames can be trained on: {'; '.join(reasons)}")
         jobs = [self._member(training, validation, generation, member, start) for member in range(self.members)]
         return Flow([*jobs], output=[job.output for job in jobs], name=self.name)
-
-    def split(self, labels: Sequence[LabelledFrame]) -> tuple[list[LabelledFrame], list[LabelledFrame]]:
-        """Training and validation frames. Which frames validate depends on the first generation alone.
-
-        Raises:
-            ValueError: no trainable frame is left for training.
-        """
-        first = [label for label in labels if label.proposal.generation == 0]
-        # The last of each n: the first frames are the parent and small rattles, which one wants to train on.
-        held_out = {label.label_id for label in first[self.validation_every - 1 :: self.validation_every]}
-        usable = [without_points(label) for label in labels if label.trainable]
-        training = [label for label in usable if label.label_id not in held_out]
-        if not training:
-            failures = sorted({label.failure or ", ".join(label.quality.flags) for label in labels})
-            raise ValueError(f"none of {len(labels)} labelled frames can be trained on: {'; '.join(failures)}")
-        return training, [label for label in usable if label.label_id in held_out]
 
     def _member(
         self,

@@ -90,7 +90,7 @@ def inputs_hash(settings: PwSettings, pseudopotentials: Mapping[str, Pseudopoten
     return _hash(
         {
             "code": "pw.x",
-            "settings": settings.model_dump(exclude={"protocol"}),
+            "settings": settings.identity(),
             "pseudopotentials": {element: p.sha256 for element, p in sorted(pseudopotentials.items())},
             "fields": {n: [float(v) for v in f] for n, f in stencil.points().items()} if stencil else None,
         }

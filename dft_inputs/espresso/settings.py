@@ -71,6 +71,11 @@ class PwSettings(BaseModel):
         text = (_folder() / f"{name}.yaml").read_text()
         return cls(**{"protocol": name, **yaml.safe_load(text), **overrides})
 
+    def identity(self) -> dict[str, Any]:
+        """What determines the converged numbers, resolved: not the protocol's name, nor the way to convergence."""
+        dumped = self.model_dump(mode="json", exclude={"protocol", "mixing_beta", "electron_maxstep"})
+        return {**dumped, "ecutrho": self.ecutrho or 4 * self.ecutwfc}
+
     def check_cell(self, cell: np.ndarray) -> None:
         """Refuse a mesh on which pw.x would take a wrong reciprocal vector.
 

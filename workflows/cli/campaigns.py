@@ -33,6 +33,9 @@ from ..status import campaign_status
 from .errors import FAILED, INTERRUPTED, complain
 from .tables import cost_line, generation_table, new_console
 
+_REFUSALS = ("CampaignError", "PwRunError", "PwOutputError", "PwNotFoundError", "PseudopotentialError")
+"""What the check of a crystal may raise where the input, not fieldloop, is at fault."""
+
 
 def run_campaign(file: Path, *, retry_failed: bool = False, quiet: bool = False) -> int:
     """Run the loop of a campaign file to its end, and return the exit code.
@@ -76,7 +79,7 @@ def _run(
     checked = run_flow(list(checks), store=store, **settings)
     for failure in checked.failed.values():
         kind, _, reason = failure.reason.partition(": ")
-        if kind == CampaignError.__name__:
+        if kind in _REFUSALS:
             raise CampaignError(reason)
     if not checked.ok:
         return checked
@@ -117,6 +120,8 @@ class LoopWatcher:
             self.progress.expect("labels", len(selection.chosen))
         elif event.name == "judge":
             record = GenerationRecord.model_validate(_output(self.store, event))
+            if record.decision.stop and record.pairs:
+                self.progress.expect("training", self.members)
             self.progress.print(generation_table(record, self.criterion), Text(record.decision.reason))
 
 

@@ -96,11 +96,14 @@ def test_loop_runs_and_resumes_after_kills(undisturbed, make_campaign):
     assert all(record.score.errors.forces > 0 for record in found.generations)
     assert found.generations[-1].decision.stop
     # The second committee was trained on what the first generation chose, from where the first committee stood.
-    first, second = ([m for m in found.models if m.generation == g] for g in (0, 1))
+    first, second, last = ([m for m in found.models if m.generation == g] for g in (0, 1, 2))
     new = set(second[0].training_ids) - set(first[0].training_ids)
     assert new == {pair.label_id for pair in found.generations[0].pairs}
     assert [m.start_model_id for m in second] == [m.model_id for m in first]
-    assert not set(second[0].training_ids) & set(second[0].validation_ids)
+    # The labels of the last generation are not lost on the models that the user takes home.
+    assert {p.label_id for g in found.generations for p in g.pairs} <= set(last[0].training_ids)
+    assert all(not set(m.training_ids) & set(m.validation_ids) for m in found.models)
+    assert len({m.validation_ids for m in found.models}) == 1
     page = (undisturbed.root / "report.html").read_text()
     assert all(record.label_id in page for record in found.labels)
     check_scfs(undisturbed)
