@@ -126,11 +126,12 @@ def export(
 def _export(labels: list, out: Path, convention: str) -> None:
     """Write the finished ones among these labels."""
     from ...dft_inputs.conventions import write_extxyz
+    from ..config import ConfigError
 
     done = [label for label in labels if label.status == "done"]
+    if out.is_dir():
+        raise ConfigError(f"cannot write {out}: it is a folder, name a file")
     if not out.parent.is_dir():
-        from ..config import ConfigError
-
         raise ConfigError(f"cannot write {out}: there is no folder {out.parent}")
     written = write_extxyz(out, done, convention)
     left_out = f"; {len(labels) - len(done)} failed ones left out" if len(done) < len(labels) else ""
