@@ -1,0 +1,1 @@
+"""Named levels of theory, one YAML file each."""
