@@ -1,15 +1,15 @@
 """fieldloop: machine-learned potentials for materials in electric fields, from DFT labels to field dynamics.
 
 The names below are loaded on first use (PEP 562), so that ``import fieldloop`` costs nothing and
-``dft_inputs`` can be used where neither torch nor jobflow is installed.
+``dft_inputs`` can be used where neither torch nor jobflow is installed. Nothing at all is imported from the package
+here: pytest imports this file under the name of the clone, which need not be a Python name.
 """
 
 from importlib import import_module
 from typing import Any
 
-from .version import __version__
-
 _FACE = {
+    "__version__": "version",
     "Frame": "dft_inputs.records",
     "LabelledFrame": "dft_inputs.records",
     "ElectricResponse": "dft_inputs.records",
@@ -22,7 +22,7 @@ _FACE = {
     "SQLiteStore": "workflows.store",
 }
 
-__all__ = ["__version__", *_FACE]  # noqa: PLE0604  (the names of the table are strings)
+__all__ = [*_FACE]  # noqa: PLE0604  (the names of the table are strings)
 
 
 def __getattr__(name: str) -> Any:
