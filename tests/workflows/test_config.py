@@ -39,7 +39,7 @@ def test_the_demo_is_read_with_its_units():
         ("field_step: 0.36 MV/cm", "field_step: 0.36 MV/cm\n  field_step: 0.4 MV/cm", "given twice"),
         ("candidate_every: 50 fs", "candidate_every: 50 ps", "between timestep"),
         ("duration: 1 ps", "duration: .inf", "exploration.duration: Input should be a finite number"),
-        ("temperatures: [300 K", "temperatures: [-300 K", "exploration.temperatures.0"),
+        ("temperatures: [200 K", "temperatures: [-200 K", "exploration.temperatures.0"),
         ("command: pw.x", "command: ' '", "codes.pw.command: name a program"),
         ("command: pw.x", "launcher: mpirun 'a", "codes.pw.launcher"),
         (
