@@ -19,7 +19,7 @@ from typing import Literal
 import psutil
 from packaging.requirements import InvalidRequirement, Requirement
 
-from ..dft_inputs.espresso.settings import PwCode, PwNotFoundError
+from ..dft_inputs.espresso.code import PwCode, PwNotFoundError
 from ..dft_inputs.pseudopotentials import PseudopotentialError, read_pseudopotential
 from .config import CampaignConfig, ConfigError
 

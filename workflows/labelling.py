@@ -12,10 +12,11 @@ from jobflow.core.job import Job, job
 from jobflow.core.maker import Maker
 from pymatgen.core import Structure
 
+from ..dft_inputs.espresso.code import PwCode
 from ..dft_inputs.espresso.gap import band_gap, critical_field, critical_fraction
 from ..dft_inputs.espresso.inputs import label_id
 from ..dft_inputs.espresso.labels import label_frame
-from ..dft_inputs.espresso.settings import PwCode, PwSettings
+from ..dft_inputs.espresso.settings import PwSettings
 from ..dft_inputs.records import Frame, LabelledFrame, Proposal
 from ..dft_inputs.stencil import Stencil
 from .keys import content_job, content_key

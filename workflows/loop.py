@@ -22,7 +22,8 @@ from ..active_learning.errors import honest_errors, pool_errors
 from ..active_learning.sampling.seeds import SeedSettings, seed_frames
 from ..active_learning.selection import SelectionSettings
 from ..active_learning.uncertainty.committee import Spread
-from ..dft_inputs.espresso.settings import PwCode, PwSettings
+from ..dft_inputs.espresso.code import PwCode
+from ..dft_inputs.espresso.settings import PwSettings
 from ..dft_inputs.records import Frame, LabelledFrame
 from .config import CampaignConfig, ConfigError
 from .dynamics import DynamicsMaker

@@ -1,11 +1,13 @@
 """Finite-field labels with Quantum ESPRESSO's pw.x."""
 
+from .code import PwCode, PwNotFoundError
 from .gap import BandGap, band_gap, critical_field, critical_fraction
+from .ingest import ingest
 from .inputs import inputs_hash, label_id
-from .labels import QualityBounds, assemble, ingest, label_frame
+from .labels import label_frame
 from .outputs import PwOutput, PwOutputError, read_pw_output
 from .run import DirectoryBusyError, PwRunError
-from .settings import PwCode, PwNotFoundError, PwSettings, protocols
+from .settings import PwSettings, protocols
 
 __all__ = [
     "BandGap",
@@ -16,8 +18,6 @@ __all__ = [
     "PwOutputError",
     "PwRunError",
     "PwSettings",
-    "QualityBounds",
-    "assemble",
     "band_gap",
     "critical_field",
     "critical_fraction",

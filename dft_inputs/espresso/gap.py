@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from ..records import Frame
+from .code import PwCode
 from .inputs import gap_input, inputs_hash
 from .run import PwRunError, drop_scratch, lease, link_pseudopotentials, run_point, stored_point
-from .settings import PwCode, PwSettings
+from .settings import PwSettings
 
 SMALLEST_GAP = 0.05
 """eV; below it a crystal counts as a metal, as no field of the stencil would leave it insulating."""

@@ -22,10 +22,10 @@ import psutil
 
 from ..processes import die_with_parent
 from ..pseudopotentials import Pseudopotential
+from .code import PwCode
 from .inputs import PREFIX, SCRATCH
 from .outputs import STDOUT, XML, PwOutput, PwOutputError, failure_reason, read_pw_output
 from .phases import FILE as PHASES
-from .settings import PwCode
 
 INPUT, STDERR, LEASE = "pw.in", "pw.err", ".lease"
 _POLL = 0.2
@@ -214,6 +214,9 @@ def _environment(code: PwCode) -> dict[str, str]:
         "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
         "OMPI_MCA_hwloc_base_binding_policy": "none",
     }
+    if not code.launcher:
+        # A single process needs neither Open MPI's daemon nor its networks, which take 0.3 s to start.
+        defaults |= {"OMPI_MCA_ess_singleton_isolated": "1", "OMPI_MCA_btl": "self", "OMPI_MCA_pml": "ob1"}
     return {**os.environ, **defaults, **code.environment}
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 from ase.io import read
+from fieldloop.dft_inputs.branches import align_dipoles, align_enthalpies, enthalpy_residual, string_lattice
 from fieldloop.dft_inputs.espresso import PwOutputError, ingest, read_pw_output
-from fieldloop.dft_inputs.espresso.branches import align_dipoles, align_enthalpies, enthalpy_residual, string_lattice
 from fieldloop.dft_inputs.espresso.phases import dipole_from_phases, read_phases
 from fieldloop.dft_inputs.stencil import Stencil
 

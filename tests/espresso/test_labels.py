@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-from fieldloop.dft_inputs.espresso import PwSettings, QualityBounds, assemble, label_frame
+from fieldloop.dft_inputs.espresso import PwSettings, label_frame
 from fieldloop.dft_inputs.espresso.inputs import field_input
 from fieldloop.dft_inputs.espresso.labels import field_point
 from fieldloop.dft_inputs.espresso.phases import dipole_from_phases, read_phases
 from fieldloop.dft_inputs.espresso.run import lease, link_pseudopotentials, run_point
 from fieldloop.dft_inputs.polarization import fold
+from fieldloop.dft_inputs.quality import QualityBounds, assemble
 from fieldloop.dft_inputs.records import Frame
 from fieldloop.dft_inputs.stencil import Stencil
 

@@ -3,7 +3,7 @@
 import stat
 
 import pytest
-from fieldloop.dft_inputs.espresso.settings import PwCode
+from fieldloop.dft_inputs.espresso.code import PwCode
 from fieldloop.workflows.cli import app
 from fieldloop.workflows.config import load_config
 from fieldloop.workflows.doctor import (

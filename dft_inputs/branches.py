@@ -12,9 +12,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..polarization import closest_lattice_vector
-from ..records import FieldPoint
-from ..stencil import ZERO
+from .polarization import closest_lattice_vector
+from .records import FieldPoint
+from .stencil import ZERO
 
 _TOLERANCE = 0.05
 """A jump must match a lattice vector to this fraction of the shortest quantum to be repaired."""
