@@ -21,7 +21,7 @@ from jobflow.core.store import JobStore
 from ..dft_inputs.espresso.inputs import SMALLEST_FIELD
 from ..dft_inputs.records import Frame
 from ..dft_inputs.units import RYDBERG_FIELD_IN_V_PER_ANGSTROM
-from .config import CampaignConfig, ConfigError, first_error, load_config
+from .config import CampaignConfig, ConfigError, ProjectConfig, first_error, load_config
 from .labelling import LabelMaker
 from .loop import LoopMaker, label_maker
 from .root_lock import LOCK_FILE
@@ -97,8 +97,8 @@ def _check_neutral(config: CampaignConfig, parent: Frame) -> None:
         raise ConfigError(f"reference_charges: {parent.formula} has the charge {charge:+d}, and must be neutral")
 
 
-def read_parent(config: CampaignConfig) -> Frame:
-    """The parent crystal of a campaign.
+def read_parent(config: ProjectConfig) -> Frame:
+    """The parent crystal of a campaign or another project file.
 
     Raises:
         ConfigError: see ``read_frames``; also for a file with several structures.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
@@ -23,6 +23,9 @@ from ..model.settings import NetworkConfig, TrainingSettings
 
 class ConfigError(ValueError):
     """A campaign file that cannot be run; the message is one line for people."""
+
+
+C = TypeVar("C", bound="ProjectConfig")
 
 
 class Section(BaseModel):
@@ -139,24 +142,32 @@ class ExplorationSection(Section):
         return self
 
 
-class CampaignConfig(Section):
-    """A campaign.
+class ProjectConfig(Section):
+    """What every file says that has a crystal labelled.
 
     Attributes:
         name: of the project; a store remembers it.
         structure: file of the parent crystal, any format ASE reads, beside the YAML.
         directory: where everything is kept, beside the YAML.
         workers: DFT calculations and trainings at a time.
-        reference_charges: oxidation number of each element, e.
     """
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_.-]+$")
     structure: Path
     directory: Path = Path("run")
     workers: PositiveInt = 2
-    reference_charges: dict[str, int] = {}
     codes: CodesSection = CodesSection()
     label: LabelSection = LabelSection()
+
+
+class CampaignConfig(ProjectConfig):
+    """A campaign.
+
+    Attributes:
+        reference_charges: oxidation number of each element, e.
+    """
+
+    reference_charges: dict[str, int] = {}
     seeds: SeedSettings = SeedSettings()
     committee: CommitteeSection = CommitteeSection()
     exploration: ExplorationSection = ExplorationSection()
@@ -188,7 +199,12 @@ class CampaignConfig(Section):
 
 
 def load_config(path: Path) -> CampaignConfig:
-    """Read a campaign file; relative paths are taken from its folder.
+    """Read a campaign file; see ``load_project``."""
+    return load_project(path, CampaignConfig)
+
+
+def load_project(path: Path, kind: type[C]) -> C:
+    """Read a file of this kind; relative paths are taken from its folder.
 
     Raises:
         ConfigError: no such file, invalid YAML, unknown keys, wrong units or values; one line with the place.
@@ -198,13 +214,13 @@ def load_config(path: Path) -> CampaignConfig:
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not a text file: a campaign file is YAML in UTF-8") from error
+        raise ConfigError(f"{path} is not a text file: it must be YAML in UTF-8") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
-        raise ConfigError(f"{path} must hold a mapping with the keys of a campaign (name, structure, ...)")
+        raise ConfigError(f"{path} must hold a mapping with keys such as name and structure")
     try:
-        config = CampaignConfig(**data)
+        config = kind(**data)
     except (ValidationError, TypeError) as error:
         raise ConfigError(f"{path}: {first_error(error)}") from error
     base = path.resolve().parent

@@ -25,7 +25,7 @@ from ..active_learning.uncertainty.committee import Spread
 from ..dft_inputs.espresso.code import PwCode
 from ..dft_inputs.espresso.settings import PwSettings
 from ..dft_inputs.records import Frame, LabelledFrame
-from .config import CampaignConfig, ConfigError
+from .config import CampaignConfig, ConfigError, ProjectConfig
 from .dynamics import DynamicsMaker
 from .keys import content_key, content_uuid
 from .labelling import LabelMaker, as_frame
@@ -118,8 +118,8 @@ class LoopMaker(Maker):
         return [self.label.label_id(frame) for frame in frames[self.validation_every - 1 :: self.validation_every]]
 
 
-def label_maker(config: CampaignConfig) -> LabelMaker:
-    """The labels of a campaign file.
+def label_maker(config: ProjectConfig) -> LabelMaker:
+    """The labels of a campaign file, or of another with the same sections.
 
     Raises:
         ConfigError: unknown protocol, or settings that it does not have.
