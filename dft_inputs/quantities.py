@@ -29,6 +29,20 @@ _UNITS: dict[str, dict[str, float]] = {
     "length": {"A": 1.0, "nm": 10.0, "pm": 0.01},
     "time": {"fs": 1.0, "ps": 1e3, "ns": 1e6},
     "temperature": {"K": 1.0},
+    "charge": {"e": 1.0},
+    "force": {"eV/A": 1.0, "meV/A": 1e-3},
+    "share": {"%": 0.01},
+    "size": {
+        "B": 1.0,
+        "kB": 1e3,
+        "MB": 1e6,
+        "GB": 1e9,
+        "TB": 1e12,
+        "KiB": 2**10,
+        "MiB": 2**20,
+        "GiB": 2**30,
+        "TiB": 2**40,
+    },
 }
 
 
@@ -37,7 +51,8 @@ def parse_quantity(value: Any, dimension: str) -> float:
 
     Args:
         value: a number, taken to be in the project's unit already, or text such as ``"0.36 MV/cm"``.
-        dimension: ``field``, ``energy``, ``length``, ``time`` or ``temperature``.
+        dimension: ``field``, ``energy``, ``length``, ``time``, ``temperature``, ``charge``, ``force``, ``share``
+            or ``size``.
 
     Raises:
         ValueError: text that is no number with a unit of this dimension.
@@ -62,4 +77,10 @@ FieldStrength = Annotated[float, BeforeValidator(lambda value: parse_quantity(va
 Energy = Annotated[float, BeforeValidator(lambda value: parse_quantity(value, "energy"))]
 Length = Annotated[float, BeforeValidator(lambda value: parse_quantity(value, "length"))]
 Time = Annotated[float, BeforeValidator(lambda value: parse_quantity(value, "time"))]
+Size = Annotated[float, BeforeValidator(lambda value: parse_quantity(value, "size"))]
+"""Bytes."""
 Temperature = Annotated[float, BeforeValidator(lambda value: parse_quantity(value, "temperature"))]
+Charge = Annotated[float, BeforeValidator(lambda value: parse_quantity(value, "charge"))]
+Force = Annotated[float, BeforeValidator(lambda value: parse_quantity(value, "force"))]
+Share = Annotated[float, BeforeValidator(lambda value: parse_quantity(value, "share"))]
+"""A part of the whole: 0.01 or ``1 %``."""
