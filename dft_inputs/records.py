@@ -234,7 +234,7 @@ class Provenance(Record):
         protocol: name of the level of theory.
         inputs_hash: hash of everything that determines the numbers: resolved inputs, pseudopotentials, stencil.
         pseudopotentials: SHA-256 of the file of each element.
-        scf_count, scf_iterations, seconds: the cost.
+        scf_count, scf_iterations, seconds: the cost; ``seconds`` is wall time, ``cpu_seconds`` that of one rank.
         directory: where the files lie, relative to the project.
     """
 
@@ -246,6 +246,7 @@ class Provenance(Record):
     scf_count: int = 0
     scf_iterations: int = 0
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     directory: str = ""
 
 

@@ -167,5 +167,6 @@ def _provenance(job: StencilJob, outputs: Mapping[str, PwOutput]) -> Provenance:
         scf_count=len(outputs),
         scf_iterations=sum(output.iterations for output in outputs.values()),
         seconds=sum(output.wall_time for output in outputs.values()),
+        cpu_seconds=sum(output.cpu_time for output in outputs.values()),
         directory=str(job.directory),
     )
