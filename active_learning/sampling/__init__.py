@@ -1,1 +1,1 @@
-"""Where frames come from: first seeds, and later what the dynamics meets."""
+"""Where frames come from: the sources of first frames, one file each, and their union in ``sources``."""

@@ -1,27 +1,25 @@
-"""First frames of a campaign: the parent crystal, rattled copies of it, and rattled copies in strained cells."""
+"""First frames of a campaign: the parent crystal and what its sources make of it."""
 
 from __future__ import annotations
 
-from math import sqrt
 from typing import Annotated
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, model_validator
 
 from ...dft_inputs.quantities import Length
 from ...dft_inputs.records import Frame, Proposal
-from ..plausibility import Plausibility, implausible
+from .frames import GOLDEN, Sampled, SeedError, SourceSettings, check_parent, distinct_frame
+from .lammps_run import Progress
+from .rattle import rattle
+from .sources import Source, sample_all
+from .strain import LARGEST_STRAIN, check_strainable, displaced, largest_principal, random_strain
 
-_ATTEMPTS = 100
-_GOLDEN = (sqrt(5) - 1) / 2
+__all__ = ["SeedError", "SeedSettings", "displaced", "random_strain", "rattle", "seed_frames"]
 
 
-class SeedError(ValueError):
-    """The asked frames cannot be made from this parent."""
-
-
-class SeedSettings(BaseModel):
-    """How the first frames are drawn.
+class SeedSettings(SourceSettings):
+    """How the first frames are made: rattled and strained copies of the parent, or whatever ``sources`` says.
 
     Strain is limited to 2 %, because a data set has one product N_i |a_i| of k-mesh and cell in every direction: the
     finite-field enthalpy is built on strings of N_i k-points, and what the mesh leaves out of P and of the
@@ -36,98 +34,81 @@ class SeedSettings(BaseModel):
         strained_share: share of the rattled frames that are strained too.
         min_contact: closest pair of atoms allowed, in units of the sum of the covalent radii; closer ones are redrawn.
         seed: of the random numbers. A larger ``count`` keeps the frames of a smaller one.
+        sources: sources of frames besides the parent, in place of all other keys; each has a ``count`` of its own.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    count: PositiveInt = 10
     rattle: tuple[Annotated[Length, Field(gt=0.0)], ...] = Field(default=(0.02, 0.05, 0.10, 0.15), min_length=1)
-    strain: float = Field(default=0.01, ge=0.0, le=0.02)
+    strain: float = Field(default=0.01, ge=0.0, le=LARGEST_STRAIN)
     strained_share: float = Field(default=0.5, ge=0.0, le=1.0)
-    min_contact: PositiveFloat = 0.65
-    seed: NonNegativeInt = 0
+    sources: tuple[Source, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_form(self) -> SeedSettings:
+        fields = type(self).model_fields.items()
+        changed = [name for name, field in fields if name != "sources" and getattr(self, name) != field.default]
+        if self.sources and changed:
+            raise ValueError(
+                f"sources stands in place of {changed[0]}: give {changed[0]} to the sources, or leave it out"
+            )
+        return self
+
+    @property
+    def most(self) -> int:
+        """The number of frames, the parent included; a trajectory among the sources may hold fewer."""
+        return 1 + sum(source.count for source in self.sources) if self.sources else self.count
 
 
-def seed_frames(parent: Frame, settings: SeedSettings) -> list[tuple[Frame, Proposal]]:
-    """The parent and ``count - 1`` distinct frames around it, the same ones for the same settings.
+def seed_frames(parent: Frame, settings: SeedSettings, progress: Progress | None = None) -> list[Sampled]:
+    """The parent and distinct frames made from it, the same ones for the same settings.
 
     Args:
         parent: the crystal.
-        settings: number, amplitudes, strain.
+        settings: number, amplitudes, strain, or sources.
+        progress: is told how much is done, from 0 to 1.
 
     Returns:
         Frames with where they come from, the parent first.
 
     Raises:
-        SeedError: the parent has overlapping atoms, no frame without overlaps was found, or strain is asked of a
-            cell that is not periodic in every direction.
+        SeedError: the parent has overlapping atoms, no frame without overlaps was found, strain is asked of a
+            cell that is not periodic in every direction, or a source cannot make its frames.
     """
-    rules = Plausibility(min_contact=settings.min_contact, max_gap=None)
-    if trouble := implausible(parent, rules):
-        raise SeedError(f"the parent structure is unusable, {trouble}; check the structure or lower seeds.min_contact")
-    if settings.strain > 0 and not all(parent.pbc):
-        raise SeedError("strain needs a cell periodic in every direction; set seeds.strain to 0")
-    frames = [(parent, Proposal(origin="parent", parent_frame_id=parent.frame_id, reason="the parent crystal"))]
-    taken = {parent.frame_id}
+    check_parent(parent, settings.rules)
+    first = (parent, Proposal(origin="parent", parent_frame_id=parent.frame_id, reason="the parent crystal"))
+    if settings.sources:
+        return [first, *sample_all(parent, settings.sources, progress)]
+    if settings.strain > 0:
+        check_strainable(parent)
+    frames, taken = [first], {parent.frame_id}
     for index in range(1, settings.count):
-        frame, proposal = _distinct_frame(parent, settings, index, rules, taken)
-        frames.append((frame, proposal))
-        taken.add(frame.frame_id)
+        rng = np.random.default_rng([settings.seed, index])
+        frames.append(_rattled_or_strained(parent, settings, rng, index, taken))
+        taken.add(frames[-1][0].frame_id)
     return frames
 
 
-def _distinct_frame(
-    parent: Frame, settings: SeedSettings, index: int, rules: Plausibility, taken: set[str]
-) -> tuple[Frame, Proposal]:
-    """Draw frame ``index`` until it is plausible and new; its random numbers depend on seed and index alone."""
-    rng = np.random.default_rng([settings.seed, index])
+def _rattled_or_strained(
+    parent: Frame, settings: SeedSettings, rng: np.random.Generator, index: int, taken: set[str]
+) -> Sampled:
+    """Frame ``index`` of the short form; its random numbers depend on seed and index alone."""
     sigma = settings.rattle[(index - 1) % len(settings.rattle)]
     # The golden-ratio sequence spreads the strained frames evenly over all amplitudes, whatever the count.
-    strained = settings.strain > 0 and (index * _GOLDEN) % 1.0 < settings.strained_share
-    for _ in range(_ATTEMPTS):
+    strained = settings.strain > 0 and (index * GOLDEN) % 1.0 < settings.strained_share
+
+    def draw(rng: np.random.Generator, index: int) -> Sampled:
         strain = random_strain(rng, settings.strain) if strained else np.zeros((3, 3))
         frame = displaced(parent, strain, rattle(rng, len(parent), sigma))
-        if frame.frame_id not in taken and implausible(frame, rules) is None:
-            return frame, _proposal(parent, sigma, strain)
-    raise SeedError(
-        f"no new frame without overlapping atoms in {_ATTEMPTS} draws at rattle {sigma:g} A: "
-        "lower seeds.rattle or seeds.min_contact, or take a larger cell (one atom alone cannot be rattled)"
+        return frame, _proposal(parent, sigma, strain)
+
+    hint = (
+        f"at rattle {sigma:g} A: lower seeds.rattle or seeds.min_contact, "
+        "or take a larger cell (one atom alone cannot be rattled)"
     )
+    return distinct_frame(draw, rng, index, settings.rules, taken, hint)
 
 
 def _proposal(parent: Frame, sigma: float, strain: np.ndarray) -> Proposal:
     reason = f"rattled by {sigma:.3f} A"
     if strain.any():
-        reason += f", strained by up to {np.abs(np.linalg.eigvalsh(strain)).max():.2%}"
+        reason += f", strained by up to {largest_principal(strain):.2%}"
     return Proposal(origin="strain" if strain.any() else "rattle", parent_frame_id=parent.frame_id, reason=reason)
-
-
-def rattle(rng: np.random.Generator, atoms: int, sigma: float) -> np.ndarray:
-    """Gaussian displacements without a shift of the whole cell, A, (N, 3).
-
-    A common shift changes no label. Taking it out lowers the variance by 1 - 1/N, which is put back, so that each
-    component has the standard deviation ``sigma``.
-    """
-    if atoms == 1:
-        return np.zeros((1, 3))
-    displacements = rng.normal(scale=sigma, size=(atoms, 3))
-    return (displacements - displacements.mean(axis=0)) * sqrt(atoms / (atoms - 1))
-
-
-def random_strain(rng: np.random.Generator, largest: float) -> np.ndarray:
-    """A symmetric strain without preferred axes, (3, 3), its principal strains uniform in [-largest, largest]."""
-    axes, upper = np.linalg.qr(rng.normal(size=(3, 3)))
-    axes = axes * np.sign(np.diag(upper))  # makes the axes uniform (Haar): Mezzadri, Notices AMS 54, 592 (2007)
-    strain = (axes * rng.uniform(-largest, largest, size=3)) @ axes.T
-    return (strain + strain.T) / 2
-
-
-def displaced(parent: Frame, strain: np.ndarray, displacements: np.ndarray) -> Frame:
-    """The parent in a homogeneously strained cell, (3, 3), with its atoms displaced from there, A, (N, 3)."""
-    deformation = np.eye(3) + strain
-    return Frame(
-        species=parent.species,
-        positions=parent.positions @ deformation + displacements,
-        cell=parent.cell @ deformation,
-        pbc=parent.pbc,
-    )
