@@ -1,21 +1,20 @@
 """Read a finished pw.x run: standard output and XML, checked against each other. Never a number from half a run.
 
-The XML gives full precision (Hartree units). ASE reads energy and forces of the standard output, which must agree:
-so an XML left over from another run is noticed. Our own reader takes what neither has in usable form: the dipole on
-Cartesian axes (the XML's electronic part is in lattice components), the valences and the iterations.
+The XML gives full precision (Hartree units). Whatever the standard output prints as well must agree with it (see
+``cross_checks``), so an XML left over from another run, a lost line or a damaged number is noticed.
 """
 
 from __future__ import annotations
 
 import gzip
-import io
 import re
 import xml.etree.ElementTree as ET
+import zlib
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from ase.io import read as ase_read
 
 from ..records import Frame
 from ..units import (
@@ -23,20 +22,20 @@ from ..units import (
     HARTREE_IN_EV,
     RYDBERG_DIPOLE_IN_E_ANGSTROM,
     RYDBERG_FIELD_IN_V_PER_ANGSTROM,
-    RYDBERG_IN_EV,
 )
+from .cross_checks import disagreement
+from .parsing import NUMBER, element, number, numbers, to_float, value
 
 STDOUT, XML = "pw.out", "pw.xml"
 _END = re.compile(r"JOB DONE\.\s*\n=-+=")
-_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[EeDd][-+]?\d+)?"
 _DIPOLE = re.compile(
-    rf"(?P<kind>Electronic|Ionic) Dipole on Cartesian axes\s+1\s+({_NUMBER})\s+2\s+({_NUMBER})\s+3\s+({_NUMBER})\s"
+    rf"(?P<kind>Electronic|Ionic) Dipole on Cartesian axes\s+1\s+({NUMBER})\s+2\s+({NUMBER})\s+3\s+({NUMBER})\s"
 )
-_VALENCE_TABLE = re.compile(r"atomic species\s+valence\s+mass\s+pseudopotential\n((?:\s+[A-Z]\w*\s+[\d.]+.*\n)+)")
+_VALENCE_TABLE = re.compile(r"atomic species\s+valence\s+mass\s+pseudopotential\n((?:\s+[A-Z]\w*\s+[0-9.]+.*\n)+)")
 
 
 class PwOutputError(RuntimeError):
-    """A pw.x output is missing, incomplete, not converged or not of one piece; names the file and the cause."""
+    """An output of pw.x or ph.x is missing, incomplete, not converged or not of one piece; names file and cause."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +54,7 @@ class PwOutput:
         scf_accuracy: estimated remaining energy error, eV.
         iterations: SCF iterations over all Berry cycles.
         wall_time: s.
+        cpu_time: of one rank, s.
         n_electrons: valence electrons of the cell.
         nspin: 1 or 2.
         valences: electrons by element.
@@ -73,6 +73,7 @@ class PwOutput:
     scf_accuracy: float
     iterations: int
     wall_time: float
+    cpu_time: float
     n_electrons: float
     nspin: int
     valences: dict[str, float]
@@ -95,22 +96,23 @@ def read_pw_output(source: Path | str, xml: Path | str | None = None) -> PwOutpu
         xml: the XML file, where ``source`` is the standard output.
 
     Raises:
-        PwOutputError: missing, truncated, failed or unconverged output, or two files of different runs.
+        PwOutputError: missing, truncated, failed, unconverged or damaged output, or two files of different runs.
     """
     stdout, xml_path = (Path(source), Path(xml)) if xml is not None else _locate(Path(source))
-    text = _read(stdout)
-    _check_finished(text, stdout)
+    text = read_text(stdout)
+    check_finished(text, stdout)
     try:
-        root = ET.fromstring(_read(xml_path))  # noqa: S314  (our own run's output)
-    except ET.ParseError as error:
+        root = ET.fromstring(read_text(xml_path))  # noqa: S314  (our own run's output)
+    except (ET.ParseError, ValueError, LookupError) as error:
         raise PwOutputError(f"{xml_path}: incomplete XML ({error})") from error
     try:
-        if _value(root, "output/convergence_info/scf_conv/convergence_achieved") != "true":
+        if value(root, "output/convergence_info/scf_conv/convergence_achieved") != "true":
             raise PwOutputError(f"{xml_path}: SCF not converged")
         output = _assemble(root, text)
     except (AttributeError, ValueError, TypeError, IndexError, KeyError) as error:
         raise PwOutputError(f"{xml_path}: an expected entry is missing or broken ({error})") from error
-    _check_agreement(output, text, stdout, xml_path)
+    if reason := disagreement(output, root, text):
+        raise PwOutputError(f"{stdout} and {xml_path.name} {reason}")
     return output
 
 
@@ -141,16 +143,25 @@ def _locate(directory: Path) -> tuple[Path, Path]:
     return found[0], found[1]
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Content of a text file, gzipped or not.
+
+    Raises:
+        PwOutputError: it cannot be read.
+    """
     try:
         content = path.read_bytes()
         return (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8", errors="replace")
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise PwOutputError(f"{path}: cannot be read ({error})") from error
 
 
-def _check_finished(text: str, path: Path) -> None:
-    """pw.x prints JOB DONE after an unconverged run too, so both are asked for."""
+def check_finished(text: str, path: Path) -> None:
+    """pw.x prints JOB DONE after an unconverged run too, so both are asked for.
+
+    Raises:
+        PwOutputError: the run failed, did not converge or did not end.
+    """
     if reason := failure_reason(text):
         raise PwOutputError(f"{path}: {reason}")
     if "convergence has been achieved" not in text or not _END.search(text):
@@ -159,85 +170,82 @@ def _check_finished(text: str, path: Path) -> None:
 
 def _assemble(root: ET.Element, text: str) -> PwOutput:
     out = "output"
-    lelfield = "Using Berry phase electric field" in text
-    n_atoms = int(_element(root, f"{out}/atomic_structure").attrib["nat"])
+    mesh = element(root, f"{out}/band_structure/starting_k_points/monkhorst_pack").attrib
     forces, stress = root.find(f"{out}/forces"), root.find(f"{out}/stress")
-    bands = [_floats(e) for e in root.findall(f"{out}/band_structure/ks_energies/eigenvalues")]
-    mesh = _element(root, f"{out}/band_structure/starting_k_points/monkhorst_pack").attrib
-    field = root.find("input/electric_field/electric_field_vector")
+    frame = _frame(element(root, f"{out}/atomic_structure"))
+    lelfield = "Using Berry phase electric field" in text
+    field = numbers(element(root, "input/electric_field/electric_field_vector")) if lelfield else np.zeros(3)
     return PwOutput(
-        frame=_frame(_element(root, f"{out}/atomic_structure")),
-        field=(_floats(field) if lelfield and field is not None else np.zeros(3)) * RYDBERG_FIELD_IN_V_PER_ANGSTROM,
-        enthalpy=float(_value(root, f"{out}/total_energy/etot")) * HARTREE_IN_EV,
-        forces=None if forces is None else _floats(forces).reshape(n_atoms, 3) * HARTREE_IN_EV / BOHR_IN_ANGSTROM,
+        frame=frame,
+        field=field * RYDBERG_FIELD_IN_V_PER_ANGSTROM,
+        enthalpy=number(root, f"{out}/total_energy/etot") * HARTREE_IN_EV,
+        forces=None if forces is None else numbers(forces).reshape(len(frame), 3) * HARTREE_IN_EV / BOHR_IN_ANGSTROM,
         # pw.x gives the stress with the sign of a pressure.
-        stress=None if stress is None else -_floats(stress).reshape(3, 3) * HARTREE_IN_EV / BOHR_IN_ANGSTROM**3,
-        electronic_dipole=_dipole(text, "Electronic") if lelfield else None,
-        ionic_dipole=_dipole(text, "Ionic") if lelfield else None,
-        scf_accuracy=_accuracy(text),
-        iterations=len(re.findall(r"iteration #\s*\d+", text)),
-        wall_time=float(_value(root, "timing_info/total/wall")),
-        n_electrons=float(_value(root, f"{out}/band_structure/nelec")),
-        nspin=2 if _value(root, f"{out}/band_structure/lsda") == "true" else 1,
-        valences=_valences(text),
+        stress=None if stress is None else -numbers(stress).reshape(3, 3) * HARTREE_IN_EV / BOHR_IN_ANGSTROM**3,
+        electronic_dipole=last_dipole(text, "Electronic") if lelfield else None,
+        ionic_dipole=last_dipole(text, "Ionic") if lelfield else None,
+        scf_accuracy=number(root, f"{out}/convergence_info/scf_conv/scf_error") * HARTREE_IN_EV,
+        iterations=_iterations(text),
+        wall_time=number(root, "timing_info/total/wall"),
+        cpu_time=number(root, "timing_info/total/cpu"),
+        n_electrons=number(root, f"{out}/band_structure/nelec"),
+        nspin={"true": 2, "false": 1}[value(root, f"{out}/band_structure/lsda")],
+        valences=read_valences(text),
         kpoints=(int(mesh["nk1"]), int(mesh["nk2"]), int(mesh["nk3"])),
-        version=_element(root, "general_info/creator").attrib["VERSION"],
-        eigenvalues=np.array(bands) * HARTREE_IN_EV,
+        version=element(root, "general_info/creator").attrib["VERSION"],
+        eigenvalues=_eigenvalues(root),
     )
-
-
-def _check_agreement(output: PwOutput, text: str, stdout: Path, xml: Path) -> None:
-    """Both files must come from one run: energy and forces as ASE reads them, and the electronic dipole."""
-    try:
-        atoms = ase_read(io.StringIO(text), format="espresso-out")
-        energy, forces = atoms.get_potential_energy(), atoms.calc.results.get("forces")  # type: ignore[union-attr]
-    except (ValueError, IndexError, KeyError, AssertionError, StopIteration, RuntimeError) as error:
-        raise PwOutputError(f"{stdout}: ASE cannot read it ({error})") from error
-    printed = float(re.findall(rf"!\s+total energy\s+=\s+({_NUMBER}) Ry", text)[-1])
-    # Eight decimals are printed; ASE's constants may be of another year.
-    if abs(printed - output.enthalpy / RYDBERG_IN_EV) > 2e-8 or abs(energy / output.enthalpy - 1) > 1e-6:  # type: ignore[operator]
-        raise PwOutputError(f"{stdout} and {xml.name} differ in energy: they are of different runs")
-    if (forces is None) != (output.forces is None):
-        raise PwOutputError(f"{stdout} and {xml.name} disagree on whether forces were computed")
-    if output.forces is not None and not np.allclose(forces, output.forces, atol=1e-6):
-        raise PwOutputError(f"{stdout} and {xml.name} differ in the forces: they are of different runs")
 
 
 def _frame(structure: ET.Element) -> Frame:
     atoms = sorted(structure.findall("atomic_positions/atom"), key=lambda atom: int(atom.attrib["index"]))
+    if [int(atom.attrib["index"]) for atom in atoms] != list(range(1, int(structure.attrib["nat"]) + 1)):
+        raise ValueError("atoms are missing")
     return Frame(
         species=tuple(re.sub(r"[\d_-].*", "", atom.attrib["name"]) for atom in atoms),
-        positions=np.array([_floats(atom) for atom in atoms]) * BOHR_IN_ANGSTROM,
-        cell=np.array([_floats(_element(structure, f"cell/a{i}")) for i in (1, 2, 3)]) * BOHR_IN_ANGSTROM,
+        positions=np.array([numbers(atom) for atom in atoms]) * BOHR_IN_ANGSTROM,
+        cell=np.array([numbers(element(structure, f"cell/a{i}")) for i in (1, 2, 3)]) * BOHR_IN_ANGSTROM,
     )
 
 
-def _dipole(text: str, kind: str) -> np.ndarray:
-    """The last dipole on Cartesian axes, e A. It precedes the energy of the same, last iteration."""
+def _eigenvalues(root: ET.Element) -> np.ndarray:
+    """All bands at all k-points, eV."""
+    structure = element(root, "output/band_structure")
+    lists = structure.findall("ks_energies/eigenvalues")
+    bands = [numbers(one) for one in lists]
+    if len(lists) != int(value(structure, "nks")):
+        raise ValueError("k-points are missing")
+    if any(len(values) != int(one.attrib["size"]) for values, one in zip(bands, lists, strict=True)):
+        raise ValueError("bands are missing")
+    return np.array(bands) * HARTREE_IN_EV
+
+
+def last_dipole(text: str, kind: str) -> np.ndarray:
+    """The last dipole on Cartesian axes, e A. It precedes the energy of the same, last iteration.
+
+    Args:
+        text: standard output.
+        kind: ``Electronic`` or ``Ionic``.
+
+    Raises:
+        ValueError: there is none.
+    """
     found = [match for match in _DIPOLE.finditer(text) if match["kind"] == kind]
-    return np.array([float(found[-1][i].replace("D", "E")) for i in (2, 3, 4)]) * RYDBERG_DIPOLE_IN_E_ANGSTROM
+    if not found:
+        raise ValueError(f"no {kind.lower()} dipole")
+    return np.array([to_float(found[-1][i]) for i in (2, 3, 4)]) * RYDBERG_DIPOLE_IN_E_ANGSTROM
 
 
-def _accuracy(text: str) -> float:
-    return float(re.findall(rf"estimated scf accuracy\s+<\s+({_NUMBER}) Ry", text)[-1]) * RYDBERG_IN_EV
+def _iterations(text: str) -> int:
+    """SCF iterations over all cycles, each of which counts from one, or from where a restart goes on."""
+    counts = [int(n) for n in re.findall(r"iteration #\s*([0-9]+)", text)]
+    if any(after not in (before + 1, 1) for before, after in pairwise(counts)):
+        raise ValueError("SCF iterations are missing")
+    return len(counts)
 
 
-def _valences(text: str) -> dict[str, float]:
+def read_valences(text: str) -> dict[str, float]:
+    """Valence electrons by element, from the standard output."""
     table = _VALENCE_TABLE.search(text)
     rows = [line.split() for line in table[1].splitlines()] if table else []
-    return {re.sub(r"\d+$", "", row[0]): float(row[1]) for row in rows}
-
-
-def _element(root: ET.Element, path: str) -> ET.Element:
-    element = root.find(path)
-    if element is None:
-        raise KeyError(path)
-    return element
-
-
-def _value(root: ET.Element, path: str) -> str:
-    return (_element(root, path).text or "").strip()
-
-
-def _floats(element: ET.Element) -> np.ndarray:
-    return np.array((element.text or "").split(), dtype=float)
+    return {re.sub(r"\d+$", "", row[0]): to_float(row[1]) for row in rows}
