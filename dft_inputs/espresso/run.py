@@ -8,13 +8,15 @@ inherit neither and outlive it by a second or two, so their end is awaited too (
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,19 +24,27 @@ import psutil
 
 from ..processes import die_with_parent
 from ..pseudopotentials import Pseudopotential
+from .attempts import read_attempts
 from .code import PwCode
+from .failures import Failure, PwRunError, disk_full, exit_error, says_disk_full
 from .inputs import PREFIX, SCRATCH
-from .outputs import STDOUT, XML, PwOutput, PwOutputError, failure_reason, read_pw_output
+from .namelists import with_keys
+from .outputs import STDOUT, XML, PwOutput, PwOutputError, read_pw_output
 from .phases import FILE as PHASES
+from .scratch import drop_scratch, has_scratch, make_scratch
 
-INPUT, STDERR, LEASE = "pw.in", "pw.err", ".lease"
+__all__ = [
+    "DirectoryBusyError", "PwRunError", "drop_scratch", "execute_point", "finish_point", "has_scratch", "lease",
+    "link_pseudopotentials", "run_point", "set_up_point", "stored_point",
+]  # fmt: skip
+
+INPUT, AS_RUN, STDERR, LEASE = "pw.in", "as_run.in", "pw.err", ".lease"
+"""``pw.in`` is the point as asked for and names it; ``as_run.in`` is the same but for time limits and remedies."""
 _POLL = 0.2
 _FULL = 65536
 """Bytes; a disk with less is full."""
-
-
-class PwRunError(RuntimeError):
-    """A pw.x run failed; one line says how, and its files are kept."""
+_WATCH = 2.0
+"""Seconds between looks at a run."""
 
 
 class DirectoryBusyError(RuntimeError):
@@ -88,11 +98,14 @@ def _strays(directory: Path, program: str) -> bool:
 
 
 def stored_point(directory: Path, text: str) -> PwOutput | None:
-    """The finished run in ``directory``, if it is complete, converged and of exactly this input."""
+    """The finished run in ``directory``, if it is complete, converged and of exactly this input.
+
+    Iterations and time are those of all its attempts.
+    """
     try:
         if (directory / INPUT).read_text() != text:
             return None
-        return read_pw_output(directory / STDOUT, directory / XML)
+        return _with_attempts(read_pw_output(directory / STDOUT, directory / XML), directory)
     except (OSError, PwOutputError):
         return None
 
@@ -105,8 +118,9 @@ def run_point(
     name: str,
     lease_descriptor: int,
     start_from: Path | None = None,
+    prepare: Callable[[Path], None] | None = None,
 ) -> PwOutput:
-    """Run one SCF from scratch in ``directory``, whatever half-finished run it holds.
+    """Run one SCF from scratch in ``directory``, whatever half-finished run it holds, and once only.
 
     Args:
         directory: of this point alone; emptied first.
@@ -115,49 +129,116 @@ def run_point(
         name: of the point, for messages.
         lease_descriptor: from ``lease``.
         start_from: directory of a finished point whose scratch files this one starts from.
+        prepare: called with ``directory`` when these files are there, to change them before the run.
 
     Raises:
         PwRunError: pw.x was killed, failed, did not converge or left no readable output.
         OSError: the disk is full or not writable.
     """
+    set_up_point(directory, text, code, name=name, start_from=start_from, prepare=prepare)
+    execute_point(directory, text, code, name=name, lease_descriptor=lease_descriptor)
+    return finish_point(directory, name=name, keep_phases=start_from is None)
+
+
+def set_up_point(
+    directory: Path,
+    text: str,
+    code: PwCode,
+    *,
+    name: str,
+    start_from: Path | None = None,
+    prepare: Callable[[Path], None] | None = None,
+) -> None:
+    """Empty the directory of a point and put its input and its first wavefunctions there; see ``run_point``."""
+    drop_scratch(directory)
     if directory.exists():
         shutil.rmtree(directory)
     directory.mkdir(parents=True)
+    try:
+        make_scratch(directory, code.scratch_dir)
+    except OSError as error:
+        raise PwRunError(f"cannot write to codes.pw.scratch_dir at {name}: {error}", Failure.DISK) from error
     if start_from is not None:
         _copy_scratch(start_from, directory, name)
+    if prepare is not None:
+        prepare(directory)
     (directory / INPUT).write_text(text)
-    code_or_signal = _execute(directory, code, name, lease_descriptor)
-    _check_exit(directory, code_or_signal, name)
+
+
+def execute_point(
+    directory: Path,
+    text: str,
+    code: PwCode,
+    *,
+    name: str,
+    lease_descriptor: int,
+    watch: Callable[[str], bool] | None = None,
+) -> None:
+    """Run pw.x once in a directory that is set up.
+
+    Args:
+        directory: of this point alone.
+        text: input to run, which may differ from the point's in the way to convergence.
+        code: how to run pw.x.
+        name: of the point, for messages.
+        lease_descriptor: from ``lease``.
+        watch: given the output so far, True where it is useless to go on; pw.x is then asked to stop.
+
+    Raises:
+        PwRunError: pw.x did not end well.
+    """
+    limit = code.seconds_left()
+    if limit is not None:
+        if limit <= 0:
+            raise PwRunError(f"no time is left in this batch job for {name}; run again to resume", Failure.TIME_LIMIT)
+        text = with_keys(text, {"max_seconds": round(limit, 1)})
+    (directory / AS_RUN).write_text(text)
+    status = _execute(directory, code, name, lease_descriptor, watch)
+    texts = (_text(directory / STDOUT), _text(directory / STDERR))
+    if error := exit_error(status, *texts, full=is_full(directory), name=name, limit=limit):
+        raise error
+
+
+def finish_point(directory: Path, *, name: str, keep_phases: bool) -> PwOutput:
+    """Read a run that ended and mark its point as finished.
+
+    Args:
+        directory: of the point.
+        name: of the point, for messages.
+        keep_phases: it wrote the phases that others refer to.
+
+    Raises:
+        PwRunError: the output is incomplete or not converged.
+    """
     try:
         output = read_pw_output(directory / STDOUT, directory / SCRATCH / f"{PREFIX}.xml")
     except PwOutputError as error:
-        if shutil.disk_usage(directory).free < _FULL:  # pw.x then ends with status 0
-            raise PwRunError(f"No space left on device at {name}") from error
+        if is_full(directory):  # pw.x then ends with status 0
+            raise disk_full(name) from error
         raise PwRunError(f"no complete output at {name}: {error}") from error
-    if start_from is None:
+    if keep_phases:
         _keep_phases(directory)
     # The XML at its final place marks the point as finished, so it comes last and at once.
     partial = directory / f"{XML}.part"
     shutil.copyfile(directory / SCRATCH / f"{PREFIX}.xml", partial)
     partial.replace(directory / XML)
-    return output
+    return _with_attempts(output, directory)
+
+
+def _with_attempts(output: PwOutput, directory: Path) -> PwOutput:
+    """The output with the cost of the attempts before it."""
+    failed = [attempt for attempt in read_attempts(directory) if attempt.failure]
+    return replace(
+        output,
+        iterations=output.iterations + sum(attempt.iterations for attempt in failed),
+        wall_time=output.wall_time + sum(attempt.seconds for attempt in failed),
+    )
 
 
 def _keep_phases(directory: Path) -> None:
     """The phases that a run wrote stand beside its output, as labels need them after the scratch files are gone."""
     for file in (directory / SCRATCH).glob(f"{PREFIX}.{PHASES}*"):
         shutil.copyfile(file, directory / file.name.removeprefix(f"{PREFIX}."))
-
-
-def has_scratch(directory: Path) -> bool:
-    """Wavefunctions and density of a finished point are still there to start from."""
-    save = directory / SCRATCH / f"{PREFIX}.save"
-    return any(save.glob("charge-density.*")) and any(save.glob("wfc*"))
-
-
-def drop_scratch(directory: Path) -> None:
-    """Remove the large files of a point; its input, outputs and phases stay."""
-    shutil.rmtree(directory / SCRATCH, ignore_errors=True)
 
 
 def link_pseudopotentials(directory: Path, pseudopotentials: dict[str, Pseudopotential]) -> None:
@@ -172,20 +253,24 @@ def link_pseudopotentials(directory: Path, pseudopotentials: dict[str, Pseudopot
 
 def _copy_scratch(source: Path, target: Path, name: str) -> None:
     try:
-        shutil.copytree(source / SCRATCH, target / SCRATCH)
+        shutil.copytree(source / SCRATCH, target / SCRATCH, dirs_exist_ok=True)
     except shutil.Error as error:  # one entry per file
         reason = str(error.args[0][0][2])
-        if "No space left on device" in reason:
-            raise PwRunError(f"No space left on device at {name}") from error
+        if says_disk_full(reason):
+            raise disk_full(name) from error
         raise PwRunError(f"cannot copy the files of {source.name} for {name}: {reason}") from error
     (target / SCRATCH / f"{PREFIX}.xml").unlink(missing_ok=True)
 
 
-def _execute(directory: Path, code: PwCode, name: str, lease_descriptor: int) -> int:
+def _execute(
+    directory: Path, code: PwCode, name: str, lease_descriptor: int, watch: Callable[[str], bool] | None
+) -> int:
     """Run pw.x to its end and return its exit status, negative for a signal."""
+    stop = directory / SCRATCH / f"{PREFIX}.EXIT"
+    stop.unlink(missing_ok=True)
     with (directory / STDOUT).open("wb") as stdout, (directory / STDERR).open("wb") as stderr:
         process = subprocess.Popen(
-            [*code.argv(), "-in", INPUT],
+            [*code.argv(), "-in", AS_RUN],
             cwd=directory,
             env=_environment(code),
             stdin=subprocess.DEVNULL,
@@ -195,15 +280,30 @@ def _execute(directory: Path, code: PwCode, name: str, lease_descriptor: int) ->
             start_new_session=True,
             preexec_fn=partial(die_with_parent, os.getpid()),  # noqa: PLW1509  (the hook makes two system calls)
         )
+        deadline = time.monotonic() + (code.timeout or math.inf)
         try:
-            return process.wait(timeout=code.timeout)
-        except subprocess.TimeoutExpired as error:
-            raise PwRunError(f"pw.x exceeded its {code.timeout:g} s at {name}") from error
+            while True:
+                with suppress(subprocess.TimeoutExpired):
+                    return process.wait(timeout=max(0.0, min(_WATCH, deadline - time.monotonic())))
+                if time.monotonic() >= deadline:
+                    raise PwRunError(f"pw.x exceeded its {code.timeout:g} s at {name}")
+                if watch is not None and not stop.exists() and watch(_text(directory / STDOUT)):
+                    stop.touch()
         finally:
             # Also on KeyboardInterrupt: the whole group, as a launcher has children.
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def is_full(directory: Path) -> bool:
+    """The disk of a point or of its scratch files is full."""
+    places = [place for place in (directory, directory / SCRATCH) if place.exists()]
+    return any(shutil.disk_usage(place).free < _FULL for place in places)
+
+
+def _text(path: Path) -> str:
+    return path.read_text(errors="replace")
 
 
 def _environment(code: PwCode) -> dict[str, str]:
@@ -214,22 +314,7 @@ def _environment(code: PwCode) -> dict[str, str]:
         "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
         "OMPI_MCA_hwloc_base_binding_policy": "none",
     }
-    if not code.launcher:
+    if not code.launch_words:
         # A single process needs neither Open MPI's daemon nor its networks, which take 0.3 s to start.
         defaults |= {"OMPI_MCA_ess_singleton_isolated": "1", "OMPI_MCA_btl": "self", "OMPI_MCA_pml": "ob1"}
     return {**os.environ, **defaults, **code.environment}
-
-
-def _check_exit(directory: Path, status: int, name: str) -> None:
-    if status == 0:
-        return
-    stderr = (directory / STDERR).read_text(errors="replace")
-    if "No space left on device" in stderr or shutil.disk_usage(directory).free < _FULL:
-        raise PwRunError(f"No space left on device at {name}")
-    killed_by = -status if status < 0 else status - 128 if 128 < status < 160 else 0
-    if killed_by:
-        raise PwRunError(f"pw.x was killed (signal {killed_by}) at {name}")
-    if reason := failure_reason((directory / STDOUT).read_text(errors="replace")):
-        raise PwRunError(f"{reason} at {name}")
-    last = next((line.strip() for line in reversed(stderr.splitlines()) if line.strip()), "no message")
-    raise PwRunError(f"pw.x failed (exit {status}) at {name}: {last}")
