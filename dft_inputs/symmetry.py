@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import spglib
 
+from .polarization import fold
 from .records import ElectricResponse, FieldPoint, Frame
 from .stencil import ZERO, Stencil
 
@@ -232,6 +233,26 @@ def full_stencil(
             # The exact field of the stencil, free of rounding.
             points[name] = computed.get(name) or rotated.model_copy(update={"field": fields[name]})
     return {name: points[name] for name in fields}
+
+
+def asymmetry(zero: FieldPoint, operations: Sequence[Operation], quanta: np.ndarray) -> tuple[float, float]:
+    """How far the state at the base field is from having the symmetry of its crystal; large where charge or spin order.
+
+    Only a state that has the symmetry may be rotated. Forces must be their own image, and P modulo quanta.
+
+    Args:
+        zero: the point at the base field.
+        operations: that leave the base field as it is.
+        quanta: lattice of quanta of P, rows in e A, (3, 3).
+
+    Returns:
+        Largest violations of F0 = R F0 in eV/A and of P0 = R P0 in e A.
+    """
+    forces, dipoles = [0.0], [0.0]
+    for operation in operations:
+        forces.append(np.abs(operation.rotate_vectors(zero.forces) - zero.forces).max())
+        dipoles.append(np.abs(fold(operation.rotation @ zero.polarization - zero.polarization, quanta)).max())
+    return float(max(forces)), float(max(dipoles))
 
 
 def symmetrized(response: ElectricResponse, operations: Sequence[Operation]) -> ElectricResponse:

@@ -17,6 +17,7 @@ from fieldloop.dft_inputs.quality import assemble
 from fieldloop.dft_inputs.records import ElectricResponse, FieldPoint, Frame
 from fieldloop.dft_inputs.stencil import ZERO, Stencil
 from fieldloop.dft_inputs.symmetry import (
+    asymmetry,
     finite_field_operations,
     full_stencil,
     irreducible_points,
@@ -287,6 +288,22 @@ def test_points_that_were_computed_are_kept():
     assert full_stencil(points, stencil, space_group(frame)) == points
 
 
+@pytest.mark.parametrize("name", CRYSTALS)
+def test_a_symmetric_state_is_known_as_one(name):
+    frame = CRYSTALS[name]()
+    zero = exact_point(frame, ZERO, np.zeros(3))
+    assert max(asymmetry(zero, space_group(frame), frame.cell)) < 1e-3
+
+
+def test_a_state_of_less_symmetry_than_its_crystal_is_seen():
+    """A field that the operations do not keep stands in for charge order: P is off by alpha (E - R E)."""
+    frame, field = scrambled(), np.array([0.02, 0, 0])
+    alpha = Stencil(step=0.02).polarizability(exact_points(frame, Stencil(step=0.02)))[0, 0]
+    forces, dipole = asymmetry(exact_point(frame, "biased", field), space_group(frame), frame.cell)
+    assert dipole == pytest.approx(2 * alpha * field[0], rel=0.02)
+    assert forces > 0.01
+
+
 def test_symmetrizing_takes_noise_away_and_nothing_else():
     frame, rng = quartz(), np.random.default_rng(0)
     operations, stencil = space_group(frame), Stencil(step=0.01)
@@ -328,6 +345,7 @@ def test_stored_runs_of_pw_of_unknown_grid(name):
     points, frame, kpoints = stored_points(name)
     operations = finite_field_operations(space_group(frame), kpoints)
     computed = {n: points[n] for n in irreducible_points(Stencil(), operations)}
+    assert max(asymmetry(points[ZERO], operations, frame.cell)) < 1e-4
     assert_same_answer(full_stencil(computed, Stencil(), operations), points, frame)
 
 
