@@ -1,7 +1,8 @@
-"""Pseudopotential files: which one an element gets, what its header says, and its hash.
+"""Pseudopotential files: which one an element gets, what its header says, its hash and that of its family.
 
 Read are UPF version 1 and 2 and the Goedecker files (``.gth``, ABINIT pspcod 10) that pw.x takes. Files are known by
-content (SHA-256): a label does not depend on where a file lies.
+content (SHA-256): a label does not depend on where a file lies. A family is one file for each element: those of a
+folder, or those that are named where the folder holds several.
 """
 
 from __future__ import annotations
@@ -19,11 +20,19 @@ SUFFIXES = (".upf", ".gth")
 _KINDS: dict[str, Literal["NC", "US", "PAW"]] = {"NC": "NC", "SL": "NC", "US": "US", "USPP": "US", "PAW": "PAW"}
 _FUNCTIONALS = {"SLA PZ": "PZ", "SLA PW": "PW", "SLA PW PBX PBC": "PBE", "SLA PW PBE PBE": "PBE",
                 "SLA PW PSX PSC": "PBESOL"}  # fmt: skip
-_GTH_FUNCTIONALS = {1: "PZ", 11: "PBE"}
+_GTH_FUNCTIONALS = {1: "PZ", 7: "PW", 11: "PBE", 18: "BLYP", -101130: "PBE"}
+"""``pspxc`` as pw.x 6.7 reads it; other codes stop it."""
+_RELATIVISTIC: dict[str, Literal["no", "scalar", "full"]] = {
+    "no": "no", "non": "no", "scalar": "scalar", "full": "full", "fully": "full"
+}  # fmt: skip
 
 
 class PseudopotentialError(ValueError):
     """An element has no usable pseudopotential; the message says what to do."""
+
+
+class _UnknownFunctional(Exception):
+    """A Goedecker file of a functional that pw.x has no name for."""
 
 
 class Pseudopotential(BaseModel):
@@ -36,6 +45,8 @@ class Pseudopotential(BaseModel):
         z_valence: electrons it leaves to the calculation.
         functional: short name (``PZ``, ``PBE``) or the file's own words; None where the file does not say.
         kind: norm-conserving (``NC``), ultrasoft (``US``) or ``PAW``; None where the file does not say.
+        relativistic: the calculation of the free atom: ``no``, ``scalar`` or ``full``; None where the file does not say.
+        spin_orbit: it has projectors for j = l + 1/2 and l - 1/2, which need a noncollinear calculation.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,6 +57,13 @@ class Pseudopotential(BaseModel):
     z_valence: float
     functional: str | None = None
     kind: Literal["NC", "US", "PAW"] | None = None
+    relativistic: Literal["no", "scalar", "full"] | None = None
+    spin_orbit: bool = False
+
+    @property
+    def usable(self) -> bool:
+        """Norm-conserving and without spin-orbit projectors, as labels in a field need it."""
+        return self.kind in ("NC", None) and not self.spin_orbit
 
 
 def read_pseudopotential(path: Path) -> Pseudopotential:
@@ -61,6 +79,8 @@ def read_pseudopotential(path: Path) -> Pseudopotential:
     text = content.decode("utf-8", errors="replace")
     try:
         header = _gth_header(text) if path.suffix.lower() == ".gth" else _upf_header(text)
+    except _UnknownFunctional as error:
+        raise PseudopotentialError(f"{path} has pspxc {error}, which pw.x does not know; name another file") from error
     except (ValueError, IndexError, KeyError) as error:
         raise PseudopotentialError(f"{path} is no readable UPF or .gth file; replace it") from error
     return Pseudopotential(path=path, sha256=hashlib.sha256(content).hexdigest(), **header)
@@ -80,7 +100,8 @@ def find_pseudopotentials(
         By element, in alphabetical order.
 
     Raises:
-        PseudopotentialError: no file, several files, a wrong element inside, ultrasoft or PAW, mixed functionals.
+        PseudopotentialError: no file, several different files, a wrong element inside, ultrasoft, PAW or spin-orbit,
+            mixed functionals.
     """
     folder, names = Path(directory).expanduser(), names or {}
     if not folder.is_dir():
@@ -93,6 +114,12 @@ def find_pseudopotentials(
     return chosen
 
 
+def family_hash(family: Mapping[str, Pseudopotential]) -> str:
+    """Name of a family by content: hash over the elements and the SHA-256 of the file of each; no names, no paths."""
+    rows = [f"{element} {file.sha256}" for element, file in sorted(family.items())]
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]
+
+
 def _choose(folder: Path, element: str, name: str | None) -> Pseudopotential:
     if name is not None:
         return _accepted(read_pseudopotential(folder / name), element)
@@ -100,11 +127,14 @@ def _choose(folder: Path, element: str, name: str | None) -> Pseudopotential:
     files = [f for f in sorted(folder.iterdir()) if f.suffix.lower() in SUFFIXES and pattern.match(f.name)]
     if not files:
         raise PseudopotentialError(f"no pseudopotential for {element} in {folder}; put a {element}*.upf or .gth there")
-    found = [read_pseudopotential(f) for f in files]
-    usable = [p for p in found if p.kind in ("NC", None)] or found
+    # Copies of one file under two names are one file.
+    found = list({p.sha256: p for p in (read_pseudopotential(f) for f in reversed(files))}.values())[::-1]
+    usable = [p for p in found if p.usable] or found
     if len(usable) > 1:
         listed = ", ".join(p.path.name for p in usable)
-        raise PseudopotentialError(f"several pseudopotentials for {element} in {folder}: {listed}; name one of them")
+        raise PseudopotentialError(
+            f"several pseudopotentials for {element} in {folder}: {listed}; name one of them in pseudopotentials"
+        )
     return _accepted(usable[0], element)
 
 
@@ -116,6 +146,11 @@ def _accepted(found: Pseudopotential, element: str) -> Pseudopotential:
         kind = "ultrasoft" if found.kind == "US" else "PAW"
         raise PseudopotentialError(
             f"{found.path} is {kind}; labels in a field need norm-conserving files: name one for {element}"
+        )
+    if found.spin_orbit:
+        raise PseudopotentialError(
+            f"{found.path} is fully relativistic with spin-orbit projectors, which need a noncollinear calculation; "
+            f"name a scalar-relativistic file for {element}"
         )
     return found
 
@@ -129,9 +164,14 @@ def _upf_header(text: str) -> dict:
         lines = head.splitlines()[1:]
         element, kind, functional, valence = (lines[i] for i in (1, 2, 4, 5))
         functional = functional.partition("Exchange")[0]
-        return _header(element.split()[0], float(valence.split()[0]), functional, kind.split()[0])
+        header = _header(element.split()[0], float(valence.split()[0]), functional, kind.split()[0])
+        words = re.search(r"with a ([\w-]+)-Relativistic", text, re.IGNORECASE)
+        relativistic = _RELATIVISTIC.get(words[1].lower()) if words else None
+        return {**header, "relativistic": relativistic, "spin_orbit": "<PP_ADDINFO>" in text}
     fields = {key.lower(): value for key, _, value in re.findall(r"([\w.]+)\s*=\s*(['\"])(.*?)\2", tag, re.DOTALL)}
-    return _header(fields["element"], float(fields["z_valence"]), fields.get("functional", ""), fields["pseudo_type"])
+    header = _header(fields["element"], float(fields["z_valence"]), fields.get("functional", ""), fields["pseudo_type"])
+    spin_orbit = fields.get("has_so", "").strip().strip(".").upper()[:1] == "T"
+    return {**header, "relativistic": _RELATIVISTIC.get(fields.get("relativistic", "")), "spin_orbit": spin_orbit}
 
 
 def _header(element: str, valence: float, functional: str, kind: str) -> dict:
@@ -154,9 +194,11 @@ def _gth_header(text: str) -> dict:
     code, functional = (int(word) for word in lines[2].split()[:2])
     if code != 10:
         raise ValueError(f"pspcod {code}")
+    if functional not in _GTH_FUNCTIONALS:
+        raise _UnknownFunctional(functional)
     return {
         "element": chemical_symbols[round(float(z_atom))],
         "z_valence": float(z_ion),
-        "functional": _GTH_FUNCTIONALS.get(functional, f"ABINIT {functional}"),
+        "functional": _GTH_FUNCTIONALS[functional],
         "kind": "NC",
     }

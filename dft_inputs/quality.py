@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,10 @@ class QualityBounds:
         enthalpy_law_error: relative.
         enthalpy_slope_error: e A.
         polarizability_asymmetry: relative.
+        polarization_accuracy: e A.
+        born_effective_charges_accuracy: e.
+        stencil_error: e.
+        magnetization_change: Bohr magnetons.
     """
 
     scf_accuracy: float = 1e-6
@@ -30,9 +34,15 @@ class QualityBounds:
     enthalpy_law_error: float = 0.02
     enthalpy_slope_error: float = 2e-3
     polarizability_asymmetry: float = 0.02
+    polarization_accuracy: float = 1e-3
+    born_effective_charges_accuracy: float = 0.02
+    stencil_error: float = 0.05
+    magnetization_change: float = 0.05
 
 
 DEFAULT_BOUNDS = QualityBounds()
+_STIFFNESS = 1.0
+"""eV/A^2: what relates the SCF's remaining energy error to that of forces."""
 
 
 def assemble(
@@ -75,9 +85,44 @@ def assemble(
         "enthalpy_law_error": _law_error(points, stencil, polarizability),
         "enthalpy_slope_error": _slope_error(points, stencil),
         "polarizability_asymmetry": float(asymmetry / abs(np.trace(polarizability) / 3)),
+        "polarization_accuracy": _largest(point.polarization_accuracy for point in points.values()),
+        "born_effective_charges_accuracy": _charge_accuracy(points, stencil),
+        "stencil_error": _stencil_error(points, stencil),
+        "magnetization_change": _magnetization_change(points),
     }
     flags = tuple(name for name, value in checks.items() if value is not None and not value <= getattr(bounds, name))
     return response, Quality(**checks, repairs=repairs, flags=flags)
+
+
+def _largest(values: Iterable[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)
+
+
+def _charge_accuracy(points: Mapping[str, FieldPoint], stencil: Stencil) -> float:
+    """Error of Z* that the remaining SCF errors suggest, e.
+
+    An energy error of second order in that of the density, dE ~ k u^2 / 2, is a force error of first order, k u =
+    sqrt(2 k dE); see ``_STIFFNESS``. Two points of independent errors make a difference over two steps.
+    """
+    force_error = np.sqrt(2 * _STIFFNESS * max(point.scf_accuracy for name, point in points.items() if name != ZERO))
+    return float(force_error / (np.sqrt(2) * stencil.step))
+
+
+def _stencil_error(points: Mapping[str, FieldPoint], stencil: Stencil) -> float | None:
+    charges = stencil.born_effective_charges(points)
+    return _largest(
+        float(np.abs(charges - lower.born_effective_charges).max()) for lower in stencil.differences(points)
+    )
+
+
+def _magnetization_change(points: Mapping[str, FieldPoint]) -> float | None:
+    zero = points[ZERO]
+    if zero.magnetization is None or zero.absolute_magnetization is None:
+        return None
+    reference = np.array([zero.magnetization, zero.absolute_magnetization])
+    # A state whose spins all flip has the same energy, and total magnetization of the other sign.
+    states = [(p.magnetization or 0.0, p.absolute_magnetization or 0.0) for p in points.values()]
+    return float(np.abs(np.array(states) - reference).max())
 
 
 def _law_error(points: Mapping[str, FieldPoint], stencil: Stencil, polarizability: np.ndarray) -> float | None:

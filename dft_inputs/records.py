@@ -183,6 +183,9 @@ class FieldPoint(Record):
         scf_accuracy: the code's estimate of the remaining energy error, eV.
         scf_iterations: iterations over all Berry cycles.
         seconds: wall time of the run.
+        polarization_accuracy: how far P moved in the last SCF iteration, e A; None where there was no other.
+        magnetization, absolute_magnetization: total, and integral of its absolute value, Bohr magnetons; None without
+            spin polarization.
     """
 
     name: str
@@ -194,6 +197,23 @@ class FieldPoint(Record):
     scf_accuracy: float = 0.0
     scf_iterations: int = 0
     seconds: float = 0.0
+    polarization_accuracy: float | None = None
+    magnetization: float | None = None
+    absolute_magnetization: float | None = None
+
+
+class StencilDifferences(Record):
+    """Responses by a stencil of a lower order, from some of the points of the label's own.
+
+    Attributes:
+        order: 2 beside a label of order 4.
+        born_effective_charges: e, (N, 3, 3), index [atom, field a, displacement b].
+        polarizability: e^2 A^2/eV, (3, 3).
+    """
+
+    order: int
+    born_effective_charges: AtomMatrices
+    polarizability: Matrix
 
 
 class Quality(Record):
@@ -207,6 +227,11 @@ class Quality(Record):
         enthalpy_law_error: relative violation of H(+E) + H(-E) - 2 H(0) = -alpha E^2, largest direction.
         enthalpy_slope_error: violation of H(+E) - H(-E) = -2 P.E, e A, largest direction.
         polarizability_asymmetry: largest antisymmetric part of alpha over its mean diagonal.
+        polarization_accuracy: what the last SCF iteration changed in P, e A, largest of the points.
+        born_effective_charges_accuracy: error of Z* that the remaining SCF errors suggest, e.
+        stencil_error: largest |Z* of order 4 - Z* of order 2|, e; None for other orders.
+        magnetization_change: largest change of total or absolute magnetization between the points, Bohr magnetons:
+            spins that flipped on the way; None without spin polarization.
         repairs: what was repaired (branch jumps), one line each.
         flags: names of the checks that failed.
     """
@@ -216,6 +241,10 @@ class Quality(Record):
     enthalpy_law_error: float | None = None
     enthalpy_slope_error: float | None = None
     polarizability_asymmetry: float | None = None
+    polarization_accuracy: float | None = None
+    born_effective_charges_accuracy: float | None = None
+    stencil_error: float | None = None
+    magnetization_change: float | None = None
     repairs: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
 
@@ -233,7 +262,9 @@ class Provenance(Record):
         code: ``pw.x``, ``vasp``, ...; with its version in ``code_version``.
         protocol: name of the level of theory.
         inputs_hash: hash of everything that determines the numbers: resolved inputs, pseudopotentials, stencil.
-        pseudopotentials: SHA-256 of the file of each element.
+        level_hash: hash of what the labels of a data set share: as ``inputs_hash``, without mesh and stencil.
+        kpoints: the mesh of this cell.
+        pseudopotentials: SHA-256 of the file of each element; ``pseudopotential_family`` is a hash over them.
         scf_count, scf_iterations, seconds: the cost; ``seconds`` is wall time, ``cpu_seconds`` that of one rank.
         directory: where the files lie, relative to the project.
     """
@@ -242,7 +273,10 @@ class Provenance(Record):
     code_version: str = ""
     protocol: str = ""
     inputs_hash: str = ""
+    level_hash: str = ""
+    kpoints: tuple[int, int, int] | None = None
     pseudopotentials: dict[str, str] = {}
+    pseudopotential_family: str = ""
     scf_count: int = 0
     scf_iterations: int = 0
     seconds: float = 0.0
@@ -275,7 +309,10 @@ class Proposal(Record):
 
 
 class LabelledFrame(Record):
-    """A frame with its labels, or with the reason why it has none."""
+    """A frame with its labels, or with the reason why it has none.
+
+    ``lower_orders`` holds the responses of every lower order that the field points of a higher one contain.
+    """
 
     label_id: str
     frame: Frame
@@ -283,6 +320,7 @@ class LabelledFrame(Record):
     failure: str | None = None
     response: ElectricResponse = ElectricResponse()
     field_points: tuple[FieldPoint, ...] = ()
+    lower_orders: tuple[StencilDifferences, ...] = ()
     proposal: Proposal = Proposal(origin="import")
     provenance: Provenance
     quality: Quality = Quality()

@@ -7,12 +7,12 @@ Fornberg, Math. Comp. 51, 699 (1988).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
-from .records import FieldPoint
+from .records import FieldPoint, StencilDifferences
 from .units import RYDBERG_FIELD_IN_V_PER_ANGSTROM
 
 AXES = ("x", "y", "z")
@@ -47,6 +47,11 @@ class Stencil:
         if not 0 < self.step < 1:
             raise ValueError(f"field step must lie between 0 and 1 V/A, not {self.step}")
 
+    @property
+    def lower_orders(self) -> tuple[Stencil, ...]:
+        """Central stencils of lower order whose points are among those of this one."""
+        return (replace(self, order=2),) if self.order == 4 else ()
+
     def points(self) -> dict[str, np.ndarray]:
         """Field of every point by name, V/A; the zero point first, as the others start from it."""
         base = np.array(self.base)
@@ -71,6 +76,17 @@ class Stencil:
         """alpha[a, b] = dP_a/dE_b in e^2 A^2/eV, (3, 3), as differenced (not symmetrized)."""
         dipoles = {name: point.polarization for name, point in points.items()}
         return np.stack([self.derivative(dipoles, axis) for axis in range(3)], axis=1)
+
+    def differences(self, points: Mapping[str, FieldPoint]) -> tuple[StencilDifferences, ...]:
+        """The responses by each lower order, highest first."""
+        return tuple(
+            StencilDifferences(
+                order=lower.order,
+                born_effective_charges=lower.born_effective_charges(points),
+                polarizability=lower.polarizability(points),
+            )
+            for lower in self.lower_orders
+        )
 
 
 def point_name(axis: int, multiple: int) -> str:
