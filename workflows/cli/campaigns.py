@@ -22,7 +22,7 @@ from ..campaign import (
     prepare_loop,
     read_frames,
 )
-from ..config import CampaignConfig, load_config
+from ..config import CampaignConfig, ProjectConfig, load_config
 from ..executors import FlowResult, JobEvent, run_flow
 from ..labelling import CampaignError, LabelMaker
 from ..loop import label_maker
@@ -54,22 +54,23 @@ def run_campaign(file: Path, *, retry_failed: bool = False, quiet: bool = False)
     watcher = LoopWatcher(console, prepared, store, quiet=quiet)
     try:
         with watcher.progress:
-            result = _run(config, store, [prepared.check], prepared.flow, watcher, retry_failed)
+            result = run_checked(config, store, [prepared.check], prepared.flow, watcher, retry_failed=retry_failed)
     except (KeyboardInterrupt, SystemExit) as error:
-        return _interrupted(error, f"fieldloop loop {file}")
+        return interrupted(error, f"fieldloop loop {file}")
     reported = _conclude(console, config, store)
-    return _verdict(result, reported)
+    return verdict(result, reported)
 
 
-def _run(
-    config: CampaignConfig,
+def run_checked(
+    config: ProjectConfig,
     store: JobStore,
     checks: Sequence[Job],
     flow: Flow,
     events: Callable[[JobEvent], None],
+    *,
     retry_failed: bool,
 ) -> FlowResult:
-    """Run the checks of the crystals, then the flow; between the two the store is tied to the campaign.
+    """Run the checks of the crystals, then the flow; between the two the store is tied to the campaign, if it is one.
 
     Raises:
         CampaignError: a check said no, so nothing was labelled.
@@ -83,7 +84,8 @@ def _run(
             raise CampaignError(reason)
     if not checked.ok:
         return checked
-    bind_store(store, config)
+    if isinstance(config, CampaignConfig):
+        bind_store(store, config)
     return run_flow(flow, store=store, retry=_is_failed_label if retry_failed else None, **settings)
 
 
@@ -95,7 +97,7 @@ class LoopWatcher:
         self.criterion = prepared.config.stop
         self.members = prepared.maker.train.members
         training = prepared.maker.train
-        self.progress = _progress(
+        self.progress = label_progress(
             console,
             prepared.config,
             store,
@@ -139,17 +141,17 @@ def label_file(structure: Path, file: Path, *, retry_failed: bool = False, quiet
     store = open_store(config, bind=False)
     checks, flow, labels = _label_flow(frames, maker, structure)
     console = new_console()
-    progress = _progress(console, config, store, quiet, maker)
+    progress = label_progress(console, config, store, quiet, maker)
     progress.expect("parent", len(checks))
     progress.expect("labels", len(labels))
     try:
         with progress:
-            result = _run(config, store, checks, flow, progress, retry_failed)
+            result = run_checked(config, store, checks, flow, progress, retry_failed=retry_failed)
     except (KeyboardInterrupt, SystemExit) as error:
-        return _interrupted(error, f"fieldloop label {structure} --config {file}")
+        return interrupted(error, f"fieldloop label {structure} --config {file}")
     campaign = read_campaign(store, config.directory)
     _summarize(console, [label for label in campaign.labels if label.label_id in labels])
-    return _verdict(result, reported=True)
+    return verdict(result, reported=True)
 
 
 def _label_flow(frames: Sequence[Frame], maker: LabelMaker, structure: Path) -> tuple[list[Job], Flow, list[str]]:
@@ -173,14 +175,15 @@ def write_campaign_report(config: CampaignConfig, store: JobStore, path: Path) -
     return write_report(read_campaign(store, config.directory), path, criterion=config.stop, title=config.name)
 
 
-def _progress(
+def label_progress(
     console: Console,
-    config: CampaignConfig,
+    config: ProjectConfig,
     store: JobStore,
     quiet: bool,
     maker: LabelMaker,
     fractions: dict | None = None,
 ) -> FlowProgress:
+    """What shows the progress of checks and labels."""
     return FlowProgress(
         console,
         config.directory,
@@ -230,13 +233,13 @@ def _conclude(console: Console, config: CampaignConfig, store: JobStore) -> bool
     return True
 
 
-def _interrupted(error: BaseException, command: str) -> int:
+def interrupted(error: BaseException, command: str) -> int:
     """The exit code after Ctrl-C, or after SIGTERM, which ``run_flow`` turns into ``SystemExit``."""
     complain(f"interrupted; finished work is kept, go on with: {command}")
     return error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else INTERRUPTED
 
 
-def _verdict(result: FlowResult, reported: bool) -> int:
+def verdict(result: FlowResult, reported: bool) -> int:
     """The exit code, after a line for each job that failed."""
     for failure in result.failed.values():
         trace = f" (traceback in {failure.traceback_file})" if failure.traceback_file else ""
