@@ -18,21 +18,14 @@ from ..units import (
     RYDBERG_FORCE_IN_EV_PER_ANGSTROM,
     RYDBERG_IN_EV,
 )
-from .parsing import NUMBER, element, number, numbers, to_float, value
+from .parsing import element, number, numbers, value
+from .printed import applied_field, first_sites, iteration_counts, last_energy, last_forces, last_stress
 
 if TYPE_CHECKING:
     from .outputs import PwOutput
 
-_ENERGY = re.compile(rf"^!\s+total energy\s+=\s+({NUMBER}) Ry", re.MULTILINE)
-_FORCES = re.compile(r"Forces acting on atoms.*\n\s*\n((?:\s+atom\s+[0-9]+ type.*\n)*)")
-_FORCE = re.compile(rf"^\s+atom\s+([0-9]+) type\s+[0-9]+\s+force =\s+({NUMBER})\s+({NUMBER})\s+({NUMBER})\s*$")
-_STRESS = re.compile(r"total\s+stress\s+\(Ry/bohr\*\*3\).*\n(.*)\n(.*)\n(.*)\n")
-_FIELD = re.compile(
-    r"Using Berry phase electric field\s*\n\s*In a\.u\.\(Ry\)\s+cartesian.*\n" + rf"\s+({NUMBER})\s*\n" * 3
-)
-_SITE = re.compile(rf"^\s+[0-9]+\s+\S+\s+tau\(\s*([0-9]+)\) = \(\s*({NUMBER})\s+({NUMBER})\s+({NUMBER})\s+\)", re.M)
-_ALAT = re.compile(rf"celldm\(1\)=\s*({NUMBER})")
 _ACHIEVED = re.compile(r"convergence has been achieved in\s+([0-9]+) iterations")
+_DIFFERENT_RUNS = "they are of different runs"
 
 
 def disagreement(output: PwOutput, root: ET.Element, text: str) -> str | None:
@@ -54,56 +47,44 @@ def disagreement(output: PwOutput, root: ET.Element, text: str) -> str | None:
 
 
 def _energy(output: PwOutput, root: ET.Element, text: str) -> str | None:
-    printed = to_float(_ENERGY.findall(text)[-1])
-    same = abs(printed - output.enthalpy / RYDBERG_IN_EV) < 2e-8
-    return None if same else "differ in energy: they are of different runs"
+    same = abs(last_energy(text) - output.enthalpy / RYDBERG_IN_EV) < 2e-8
+    return None if same else f"differ in energy: {_DIFFERENT_RUNS}"
 
 
 def _iterations(output: PwOutput, root: ET.Element, text: str) -> str | None:
-    """The last cycle ends at the count of the XML; with one cycle that is all of them, but after a restart."""
-    steps = int(value(root, "output/convergence_info/scf_conv/n_scf_steps"))
-    counts = [int(n) for n in re.findall(r"iteration #\s*([0-9]+)", text)]
+    """The last cycle ends at the count of the XML."""
+    counts = iteration_counts(text)
     whole = counts[0] == 1 or "restarted from scf iteration" in text
+    steps = int(value(root, "output/convergence_info/scf_conv/n_scf_steps"))
     same = whole and counts[-1] == steps == int(_ACHIEVED.findall(text)[-1])
     return None if same else "differ in the number of SCF iterations"
 
 
 def _forces(output: PwOutput, root: ET.Element, text: str) -> str | None:
-    tables = _FORCES.findall(text)
-    if bool(tables) != (output.forces is not None):
-        return "disagree on whether forces were computed"
-    if output.forces is None:
-        return None
-    rows = [_FORCE.match(line) for line in tables[-1].splitlines()]
-    if [row and int(row[1]) for row in rows] != list(range(1, len(output.frame) + 1)):
-        return "differ in the forces: lines are missing"
-    printed = np.array([[to_float(row[i]) for i in (2, 3, 4)] for row in rows if row])
+    printed = last_forces(text, len(output.frame))
+    if printed is None or output.forces is None:
+        return None if printed is output.forces else "disagree on whether forces were computed"
     same = np.abs(printed - output.forces / RYDBERG_FORCE_IN_EV_PER_ANGSTROM).max() < 2e-8
-    return None if same else "differ in the forces: they are of different runs"
+    return None if same else f"differ in the forces: {_DIFFERENT_RUNS}"
 
 
 def _stress(output: PwOutput, root: ET.Element, text: str) -> str | None:
-    tables = _STRESS.findall(text)
-    if bool(tables) != (output.stress is not None):
-        return "disagree on whether the stress was computed"
-    if output.stress is None:
-        return None
-    printed = np.array([[to_float(token) for token in line.split()[:3]] for line in tables[-1]])
+    printed = last_stress(text)
+    if printed is None or output.stress is None:
+        return None if printed is output.stress else "disagree on whether the stress was computed"
     same = np.abs(printed + output.stress * BOHR_IN_ANGSTROM**3 / RYDBERG_IN_EV).max() < 2e-8
-    return None if same else "differ in the stress"
+    return None if same else f"differ in the stress: {_DIFFERENT_RUNS}"
 
 
 def _field(output: PwOutput, root: ET.Element, text: str) -> str | None:
-    printed = _FIELD.findall(text)
-    if bool(printed) != (output.electronic_dipole is not None):
+    printed = applied_field(text)
+    berry = root.findtext("input/electric_field/electric_potential", "").strip() == "homogenous_field"
+    if not (printed is None) == (output.electronic_dipole is None) == (not berry):
         return "disagree on whether there was a field"
-    if (root.findtext("input/electric_field/electric_potential", "").strip() == "homogenous_field") != bool(printed):
-        return "disagree on whether there was a field"
-    if not printed:
+    if printed is None:
         return None
-    field = np.array([to_float(value) for value in printed[-1]])
-    same = np.abs(field - output.field / RYDBERG_FIELD_IN_V_PER_ANGSTROM).max() < 2e-10
-    return None if same else "differ in the field: they are of different runs"
+    same = np.abs(printed - output.field / RYDBERG_FIELD_IN_V_PER_ANGSTROM).max() < 2e-10
+    return None if same else f"differ in the field: {_DIFFERENT_RUNS}"
 
 
 def _dipoles(output: PwOutput, root: ET.Element, text: str) -> str | None:
@@ -113,24 +94,21 @@ def _dipoles(output: PwOutput, root: ET.Element, text: str) -> str | None:
     info = "output/electric_field/finiteElectricFieldInfo"
     electronic, ionic = (numbers(element(root, f"{info}/{kind}Dipole")) for kind in ("electronic", "ionic"))
     directions = output.frame.cell / np.linalg.norm(output.frame.cell, axis=1)[:, None]
-    for found, expected in ((output.electronic_dipole, electronic @ directions), (output.ionic_dipole, ionic)):
-        printed = found / RYDBERG_DIPOLE_IN_E_ANGSTROM
-        if np.abs(printed - expected).max() > 1e-10 * max(1.0, np.abs(expected).max()):
-            return "differ in the dipole"
+    for printed, expected in ((output.electronic_dipole, electronic @ directions), (output.ionic_dipole, ionic)):
+        difference = np.abs(printed / RYDBERG_DIPOLE_IN_E_ANGSTROM - expected).max()
+        if difference > 1e-10 * max(1.0, np.abs(expected).max()):
+            return f"differ in the dipole: {_DIFFERENT_RUNS}"
     return None
 
 
 def _positions(output: PwOutput, root: ET.Element, text: str) -> str | None:
-    sites = {int(row[0]): [to_float(value) for value in row[1:]] for row in _SITE.findall(text)}
-    if sorted(sites) != list(range(1, len(output.frame) + 1)):
-        return "differ in the positions: lines are missing"
-    alat = to_float(_ALAT.findall(text)[0])
-    printed = np.array([sites[index] for index in sorted(sites)]) * alat
-    difference = np.abs(printed - output.frame.positions / BOHR_IN_ANGSTROM).max()
-    largest = max(1.0, np.abs(printed).max() / alat)
-    return (
-        None if difference < 2e-7 * alat + 2e-6 * largest else "differ in the positions: not one SCF of one structure"
-    )
+    species, positions, alat = first_sites(text)
+    if species != output.frame.species:
+        return f"differ in the atoms: {_DIFFERENT_RUNS}"
+    difference = np.abs(positions * alat - output.frame.positions / BOHR_IN_ANGSTROM).max()
+    # Seven decimals of the positions and six of alat are printed.
+    same = difference < 2e-7 * alat + 2e-6 * max(1.0, np.abs(positions).max())
+    return None if same else "differ in the positions: not one SCF of one structure"
 
 
 def _valences(output: PwOutput, root: ET.Element, text: str) -> str | None:

@@ -11,7 +11,6 @@ import re
 import xml.etree.ElementTree as ET
 import zlib
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -24,14 +23,11 @@ from ..units import (
     RYDBERG_FIELD_IN_V_PER_ANGSTROM,
 )
 from .cross_checks import disagreement
-from .parsing import NUMBER, element, number, numbers, to_float, value
+from .parsing import element, number, numbers, value
+from .printed import element_of, iteration_counts, last_dipole, last_dipole_change, valence_electrons
 
 STDOUT, XML = "pw.out", "pw.xml"
 _END = re.compile(r"JOB DONE\.\s*\n=-+=")
-_DIPOLE = re.compile(
-    rf"(?P<kind>Electronic|Ionic) Dipole on Cartesian axes\s+1\s+({NUMBER})\s+2\s+({NUMBER})\s+3\s+({NUMBER})\s"
-)
-_VALENCE_TABLE = re.compile(r"atomic species\s+valence\s+mass\s+pseudopotential\n((?:\s+[A-Z]\w*\s+[0-9.]+.*\n)+)")
 
 
 class PwOutputError(RuntimeError):
@@ -61,6 +57,9 @@ class PwOutput:
         kpoints: Monkhorst-Pack mesh.
         version: of pw.x.
         eigenvalues: eV, (k-points, bands), spin channels side by side.
+        dipole_change: of the electronic dipole in the last SCF iteration, e A, (3,), or None.
+        magnetization, absolute_magnetization: total, and integral of its absolute value, Bohr magnetons; None for
+            ``nspin`` 1.
     """
 
     frame: Frame
@@ -80,6 +79,9 @@ class PwOutput:
     kpoints: tuple[int, int, int]
     version: str
     eigenvalues: np.ndarray
+    dipole_change: np.ndarray | None = None
+    magnetization: float | None = None
+    absolute_magnetization: float | None = None
 
     @property
     def even_valences(self) -> bool:
@@ -170,7 +172,6 @@ def check_finished(text: str, path: Path) -> None:
 
 def _assemble(root: ET.Element, text: str) -> PwOutput:
     out = "output"
-    mesh = element(root, f"{out}/band_structure/starting_k_points/monkhorst_pack").attrib
     forces, stress = root.find(f"{out}/forces"), root.find(f"{out}/stress")
     frame = _frame(element(root, f"{out}/atomic_structure"))
     lelfield = "Using Berry phase electric field" in text
@@ -182,19 +183,45 @@ def _assemble(root: ET.Element, text: str) -> PwOutput:
         forces=None if forces is None else numbers(forces).reshape(len(frame), 3) * HARTREE_IN_EV / BOHR_IN_ANGSTROM,
         # pw.x gives the stress with the sign of a pressure.
         stress=None if stress is None else -numbers(stress).reshape(3, 3) * HARTREE_IN_EV / BOHR_IN_ANGSTROM**3,
-        electronic_dipole=last_dipole(text, "Electronic") if lelfield else None,
-        ionic_dipole=last_dipole(text, "Ionic") if lelfield else None,
+        electronic_dipole=last_dipole(text, "Electronic") * RYDBERG_DIPOLE_IN_E_ANGSTROM if lelfield else None,
+        ionic_dipole=last_dipole(text, "Ionic") * RYDBERG_DIPOLE_IN_E_ANGSTROM if lelfield else None,
         scf_accuracy=number(root, f"{out}/convergence_info/scf_conv/scf_error") * HARTREE_IN_EV,
-        iterations=_iterations(text),
+        iterations=len(iteration_counts(text)),
         wall_time=number(root, "timing_info/total/wall"),
         cpu_time=number(root, "timing_info/total/cpu"),
         n_electrons=number(root, f"{out}/band_structure/nelec"),
         nspin={"true": 2, "false": 1}[value(root, f"{out}/band_structure/lsda")],
-        valences=read_valences(text),
-        kpoints=(int(mesh["nk1"]), int(mesh["nk2"]), int(mesh["nk3"])),
+        valences=valence_electrons(text),
+        kpoints=_mesh(root, frame.cell),
         version=element(root, "general_info/creator").attrib["VERSION"],
         eigenvalues=_eigenvalues(root),
+        dipole_change=_dipole_change(text),
+        magnetization=_magnetization(root, "total"),
+        absolute_magnetization=_magnetization(root, "absolute"),
     )
+
+
+def _dipole_change(text: str) -> np.ndarray | None:
+    change = last_dipole_change(text)
+    return None if change is None else change * RYDBERG_DIPOLE_IN_E_ANGSTROM
+
+
+def _magnetization(root: ET.Element, kind: str) -> float | None:
+    lsda = value(root, "output/band_structure/lsda") == "true"
+    return number(root, f"output/magnetization/{kind}") if lsda else None
+
+
+def _mesh(root: ET.Element, cell: np.ndarray) -> tuple[int, int, int]:
+    """Monkhorst-Pack mesh, also where its k-points were listed one by one."""
+    start = element(root, "output/band_structure/starting_k_points")
+    if (mesh := start.find("monkhorst_pack")) is not None:
+        return int(mesh.attrib["nk1"]), int(mesh.attrib["nk2"]), int(mesh.attrib["nk3"])
+    alat = float(element(root, "output/atomic_structure").attrib["alat"]) * BOHR_IN_ANGSTROM
+    cartesian = np.array([numbers(k) for k in root.findall("output/band_structure/ks_energies/k_point")])
+    counts = [len(np.unique(np.round(column % 1, 6) % 1)) for column in (cartesian @ cell.T / alat).T]
+    if np.prod(counts) != len(cartesian):
+        raise ValueError("k-points that form no mesh")
+    return counts[0], counts[1], counts[2]
 
 
 def _frame(structure: ET.Element) -> Frame:
@@ -202,7 +229,7 @@ def _frame(structure: ET.Element) -> Frame:
     if [int(atom.attrib["index"]) for atom in atoms] != list(range(1, int(structure.attrib["nat"]) + 1)):
         raise ValueError("atoms are missing")
     return Frame(
-        species=tuple(re.sub(r"[\d_-].*", "", atom.attrib["name"]) for atom in atoms),
+        species=tuple(element_of(atom.attrib["name"]) for atom in atoms),
         positions=np.array([numbers(atom) for atom in atoms]) * BOHR_IN_ANGSTROM,
         cell=np.array([numbers(element(structure, f"cell/a{i}")) for i in (1, 2, 3)]) * BOHR_IN_ANGSTROM,
     )
@@ -218,34 +245,3 @@ def _eigenvalues(root: ET.Element) -> np.ndarray:
     if any(len(values) != int(one.attrib["size"]) for values, one in zip(bands, lists, strict=True)):
         raise ValueError("bands are missing")
     return np.array(bands) * HARTREE_IN_EV
-
-
-def last_dipole(text: str, kind: str) -> np.ndarray:
-    """The last dipole on Cartesian axes, e A. It precedes the energy of the same, last iteration.
-
-    Args:
-        text: standard output.
-        kind: ``Electronic`` or ``Ionic``.
-
-    Raises:
-        ValueError: there is none.
-    """
-    found = [match for match in _DIPOLE.finditer(text) if match["kind"] == kind]
-    if not found:
-        raise ValueError(f"no {kind.lower()} dipole")
-    return np.array([to_float(found[-1][i]) for i in (2, 3, 4)]) * RYDBERG_DIPOLE_IN_E_ANGSTROM
-
-
-def _iterations(text: str) -> int:
-    """SCF iterations over all cycles, each of which counts from one, or from where a restart goes on."""
-    counts = [int(n) for n in re.findall(r"iteration #\s*([0-9]+)", text)]
-    if any(after not in (before + 1, 1) for before, after in pairwise(counts)):
-        raise ValueError("SCF iterations are missing")
-    return len(counts)
-
-
-def read_valences(text: str) -> dict[str, float]:
-    """Valence electrons by element, from the standard output."""
-    table = _VALENCE_TABLE.search(text)
-    rows = [line.split() for line in table[1].splitlines()] if table else []
-    return {re.sub(r"\d+$", "", row[0]): to_float(row[1]) for row in rows}
