@@ -132,11 +132,11 @@ def run_dynamics(
         "thermo_style custom step temp pe",
         f"thermo {every}",
         "thermo_modify lost error flush yes",
-        # A dump is written at multiples of its interval: the end of the equilibration is made one.
+        # A dump is written at multiples of its interval: the end of the equilibration is made one, and not read.
         f"reset_timestep {-dynamics.equilibration % dynamics.interval}",
         f"run {dynamics.equilibration}",
         f"dump out all custom {dynamics.interval} {_DUMP} id xu yu zu",
-        "dump_modify out sort id first no format float %.12g",
+        "dump_modify out sort id format float %.12g",
         f"run {dynamics.interval * dynamics.frames}",
     ]
     with tempfile.TemporaryDirectory(prefix="fieldloop-lammps-") as scratch:
@@ -241,14 +241,14 @@ def _wheel_libraries() -> list[str]:
 
 
 def _read_dump(path: Path, frames: int, atoms: int) -> np.ndarray:
-    """Positions in a dump sorted by atom, (frames, N, 3).
+    """Positions in a dump sorted by atom, without its first frame, (frames, N, 3).
 
     Raises:
         SeedError: fewer frames than asked for, or atoms that are nowhere.
     """
     lines = path.read_text().splitlines() if path.exists() else []
     starts = [number + 1 for number, line in enumerate(lines) if line.startswith("ITEM: ATOMS")]
-    blocks = [lines[start : start + atoms] for start in starts[:frames]]
+    blocks = [lines[start : start + atoms] for start in starts[1 : frames + 1]]
     if len(blocks) < frames or any(len(block) < atoms for block in blocks):
         raise SeedError(f"LAMMPS wrote {len(blocks)} of {frames} frames")
     positions = np.array([[line.split()[1:] for line in block] for block in blocks], dtype=float)

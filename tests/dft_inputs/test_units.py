@@ -24,6 +24,7 @@ HARTREE = si.value("Hartree energy")
         ("E_PER_SQUARE_ANGSTROM_IN_MICROCOULOMB_PER_SQUARE_CM", E / ANGSTROM**2 / (si.micro / si.centi**2)),
         ("VACUUM_PERMITTIVITY", si.epsilon_0 * ANGSTROM / E),
         ("BOLTZMANN", si.k / E),
+        ("REDUCED_PLANCK", si.hbar / E / si.femto),
         ("AMU_SQUARE_ANGSTROM_PER_SQUARE_FS_IN_EV", si.atomic_mass * (ANGSTROM / si.femto) ** 2 / E),
     ],
 )
