@@ -19,7 +19,7 @@ from ..units import (
     RYDBERG_IN_EV,
 )
 from .parsing import element, number, numbers, value
-from .printed import applied_field, first_sites, iteration_counts, last_energy, last_forces, last_stress
+from .printed import applied_field, dipole_count, first_sites, iteration_counts, last_energy, last_forces, last_stress
 
 if TYPE_CHECKING:
     from .outputs import PwOutput
@@ -91,6 +91,8 @@ def _dipoles(output: PwOutput, root: ET.Element, text: str) -> str | None:
     """The XML's electronic dipole is in components along the lattice vectors, the ionic one Cartesian."""
     if output.electronic_dipole is None or output.ionic_dipole is None:
         return None
+    if dipole_count(text) != len(iteration_counts(text)):
+        return "differ in the dipole: an iteration lacks its own"
     info = "output/electric_field/finiteElectricFieldInfo"
     electronic, ionic = (numbers(element(root, f"{info}/{kind}Dipole")) for kind in ("electronic", "ionic"))
     directions = output.frame.cell / np.linalg.norm(output.frame.cell, axis=1)[:, None]

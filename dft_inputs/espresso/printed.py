@@ -92,6 +92,11 @@ def last_dipole(text: str, kind: str) -> np.ndarray:
     return np.array([to_float(found[-1][i]) for i in (2, 3, 4)])
 
 
+def dipole_count(text: str) -> int:
+    """Electronic dipoles printed whole; each SCF iteration in a field prints one."""
+    return sum(match["kind"] == "Electronic" for match in _DIPOLE.finditer(text))
+
+
 def first_sites(text: str) -> tuple[tuple[str, ...], np.ndarray, float]:
     """Elements, positions in alat (N, 3) and alat in bohr of the structure that pw.x starts from.
 
