@@ -7,7 +7,7 @@ comes next are cheap and run again; they come to the same decisions, as they dep
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from ase import Atoms
@@ -19,6 +19,7 @@ from pymatgen.core import Structure
 
 from ..active_learning.criteria import GenerationScore, StopCriterion, decide
 from ..active_learning.errors import honest_errors, pool_errors
+from ..active_learning.sampling.frames import Sampled
 from ..active_learning.sampling.seeds import SeedSettings, seed_frames
 from ..active_learning.selection import SelectionSettings
 from ..active_learning.uncertainty.committee import Spread
@@ -46,6 +47,7 @@ class LoopMaker(Maker):
         label: makes the labels.
         explore: makes the dynamics.
         validation_every: every n-th first frame validates, and is never trained on.
+        held_out: ``label_id`` of the frames that validate, once ``make`` has made them.
     """
 
     train: TrainMaker
@@ -56,6 +58,7 @@ class LoopMaker(Maker):
     label: LabelMaker = field(default_factory=LabelMaker)
     explore: DynamicsMaker = field(default_factory=DynamicsMaker)
     validation_every: int = 5
+    held_out: tuple[str, ...] | None = None
 
     @classmethod
     def from_config(cls, config: CampaignConfig, species: Sequence[str]) -> LoopMaker:
@@ -96,26 +99,32 @@ class LoopMaker(Maker):
             validation_every=committee.validation_every,
         )
 
-    def make(self, structure: Frame | Atoms | Structure) -> Flow:
+    def make(self, structure: Frame | Atoms | Structure, first_frames: Sequence[Sampled] = ()) -> Flow:
         """The flow that grows into the campaign.
 
         Args:
             structure: the parent crystal.
+            first_frames: what ``seeds`` make of it, where that is known already.
         """
         parent = as_frame(structure)
+        frames = first_frames or seed_frames(parent, self.seeds)
         check = self.label.make_check(parent, self.explore.fields)
-        labels = [
-            self.label.make(frame, proposal, gap=check.output.gap)
-            for frame, proposal in seed_frames(parent, self.seeds)
-        ]
-        first = plan(self, parent, check.output, [job.output for job in labels], [], [])
+        labels = [self.label.make(frame, proposal, gap=check.output.gap) for frame, proposal in frames]
+        # Later jobs need not make the frames again, which may take molecular dynamics.
+        maker = replace(self, held_out=self._held_out([frame for frame, _ in frames]))
+        first = plan(maker, parent, check.output, [job.output for job in labels], [], [])
         return Flow([check, *labels, _decision(first, 0, parent, lost_labels=True)], name=self.name)
 
     def validation_ids(self, parent: Frame) -> list[str]:
         """``label_id`` of the first frames held out: a matter of the seeds alone, whatever became of their labels."""
-        frames = [frame for frame, _ in seed_frames(parent, self.seeds)]
+        if self.held_out is not None:
+            return list(self.held_out)
+        return list(self._held_out([frame for frame, _ in seed_frames(parent, self.seeds)]))
+
+    def _held_out(self, frames: Sequence[Frame]) -> tuple[str, ...]:
         # The last of each n: the first frames are the parent and small rattles, which one wants to train on.
-        return [self.label.label_id(frame) for frame in frames[self.validation_every - 1 :: self.validation_every]]
+        held_out = frames[self.validation_every - 1 :: self.validation_every]
+        return tuple(self.label.label_id(frame) for frame in held_out)
 
 
 def label_maker(config: ProjectConfig) -> LabelMaker:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
@@ -39,6 +40,11 @@ class ClassicalSettings(SourceSettings):
         if self.interval < self.timestep:
             raise ValueError(f"interval ({self.interval:g} fs) is shorter than timestep ({self.timestep:g} fs)")
         return self
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Parameter files of the potential."""
+        return self.potential.files
 
     def dynamics(self, run: int) -> Dynamics:
         """The run at the temperature of this index, as long as its share of the frames asks for."""

@@ -43,6 +43,11 @@ class DomainWallSettings(SourceSettings):
     other: Path | None = None
     farthest: Annotated[Length, Field(gt=0.0)] = 1.0
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The opposite structure."""
+        return () if self.other is None else (self.other,)
+
 
 def wall_frames(parent: Frame, settings: DomainWallSettings) -> list[Sampled]:
     """Frames with two walls each; centres change fastest, then widths, then amplitudes.

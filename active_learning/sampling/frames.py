@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from math import sqrt
+from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt
@@ -42,6 +43,11 @@ class SourceSettings(BaseModel):
     count: PositiveInt = 10
     min_contact: PositiveFloat = 0.65
     seed: NonNegativeInt = 0
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Files that determine the frames besides the settings."""
+        return ()
 
     @property
     def rules(self) -> Plausibility:

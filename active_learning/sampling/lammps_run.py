@@ -61,6 +61,12 @@ class Potential(BaseModel):
     charges: dict[str, float] = {}
     lammps: str = ""
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Its parameter files in ``folder``."""
+        words = {word for line in self.commands for word in line.split()}
+        return tuple(path for word in sorted(words) if (path := self.folder.expanduser() / word).is_file())
+
     def lines(self, species: Sequence[str]) -> list[str]:
         """The commands for atom types in this order.
 

@@ -23,6 +23,7 @@ _THZ = 1e3 / (2 * np.pi)
 """From rad/fs to THz."""
 _STILL = 1e-6
 """THz; a mode below it does not move at all."""
+_BESIDE = ("FORCE_SETS", "FORCE_CONSTANTS", "force_constants.hdf5")
 _SAME_SITE = 0.1
 """A, and strain of 1 %: within it the crystal of a phonopy file is the parent."""
 
@@ -55,6 +56,14 @@ class PhononSettings(SourceSettings):
     imaginary: Literal["refuse", "freeze"] = "refuse"
     softest: float = Field(default=0.3, ge=0.0)
     max_force: float = Field(default=0.1, gt=0.0)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The file of phonopy with those beside it that it may lead to, or the model."""
+        if self.force_constants is not None:
+            beside = (self.force_constants.parent / name for name in _BESIDE)
+            return (self.force_constants, *(path for path in beside if path.is_file()))
+        return tuple(sorted(self.model.glob("*.*"))) if self.model is not None else ()
 
     @model_validator(mode="after")
     def _one_origin(self) -> PhononSettings:

@@ -39,6 +39,11 @@ class PolarPathSettings(SourceSettings):
     amplitude: Annotated[Length, Field(ge=0.0)] = 0.0
     farthest: Annotated[Length, Field(gt=0.0)] = 1.0
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The opposite structure."""
+        return () if self.other is None else (self.other,)
+
 
 @dataclass(frozen=True)
 class PolarMode:

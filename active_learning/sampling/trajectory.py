@@ -39,6 +39,11 @@ class TrajectorySettings(SourceSettings):
     apart: Annotated[Length, Field(ge=0.0)] = 0.01
     max_strain: float = Field(default=LARGEST_STRAIN, ge=0.0)
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The trajectory."""
+        return (self.file,)
+
 
 def trajectory_frames(parent: Frame, settings: TrajectorySettings) -> list[Sampled]:
     """Plausible frames of a trajectory, each at a distance from those before; implausible ones are passed over.
