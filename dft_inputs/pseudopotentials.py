@@ -45,7 +45,7 @@ class Pseudopotential(BaseModel):
         z_valence: electrons it leaves to the calculation.
         functional: short name (``PZ``, ``PBE``) or the file's own words; None where the file does not say.
         kind: norm-conserving (``NC``), ultrasoft (``US``) or ``PAW``; None where the file does not say.
-        relativistic: the calculation of the free atom: ``no``, ``scalar`` or ``full``; None where the file does not say.
+        relativistic: the calculation of the free atom: ``no``, ``scalar`` or ``full``; None where not said.
         spin_orbit: it has projectors for j = l + 1/2 and l - 1/2, which need a noncollinear calculation.
     """
 
@@ -131,7 +131,7 @@ def _choose(folder: Path, element: str, name: str | None) -> Pseudopotential:
     found = list({p.sha256: p for p in (read_pseudopotential(f) for f in reversed(files))}.values())[::-1]
     usable = [p for p in found if p.usable] or found
     if len(usable) > 1:
-        listed = ", ".join(p.path.name for p in usable)
+        listed = ", ".join(f"{p.path.name} ({p.functional or 'unknown functional'})" for p in usable)
         raise PseudopotentialError(
             f"several pseudopotentials for {element} in {folder}: {listed}; name one of them in pseudopotentials"
         )

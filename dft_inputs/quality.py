@@ -27,6 +27,7 @@ class QualityBounds:
         born_effective_charges_accuracy: e.
         stencil_error: e.
         magnetization_change: Bohr magnetons.
+        acoustic_sum_rule: e.
     """
 
     scf_accuracy: float = 1e-6
@@ -34,10 +35,11 @@ class QualityBounds:
     enthalpy_law_error: float = 0.02
     enthalpy_slope_error: float = 2e-3
     polarizability_asymmetry: float = 0.02
-    polarization_accuracy: float = 1e-3
-    born_effective_charges_accuracy: float = 0.02
+    polarization_accuracy: float = 2e-4
+    born_effective_charges_accuracy: float = 0.05
     stencil_error: float = 0.05
     magnetization_change: float = 0.05
+    acoustic_sum_rule: float = 0.05
 
 
 DEFAULT_BOUNDS = QualityBounds()

@@ -232,6 +232,7 @@ class Quality(Record):
         stencil_error: largest |Z* of order 4 - Z* of order 2|, e; None for other orders.
         magnetization_change: largest change of total or absolute magnetization between the points, Bohr magnetons:
             spins that flipped on the way; None without spin polarization.
+        acoustic_sum_rule: largest component of the mean Z* of the atoms, e; None for codes that remove the net force.
         repairs: what was repaired (branch jumps), one line each.
         flags: names of the checks that failed.
     """
@@ -245,6 +246,7 @@ class Quality(Record):
     born_effective_charges_accuracy: float | None = None
     stencil_error: float | None = None
     magnetization_change: float | None = None
+    acoustic_sum_rule: float | None = None
     repairs: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
 
@@ -262,7 +264,7 @@ class Provenance(Record):
         code: ``pw.x``, ``vasp``, ...; with its version in ``code_version``.
         protocol: name of the level of theory.
         inputs_hash: hash of everything that determines the numbers: resolved inputs, pseudopotentials, stencil.
-        level_hash: hash of what the labels of a data set share: as ``inputs_hash``, without mesh and stencil.
+        settings_hash: hash of the settings that the labels of a data set share: without mesh, stencil and files.
         kpoints: the mesh of this cell.
         pseudopotentials: SHA-256 of the file of each element; ``pseudopotential_family`` is a hash over them.
         scf_count, scf_iterations, seconds: the cost; ``seconds`` is wall time, ``cpu_seconds`` that of one rank.
@@ -273,7 +275,7 @@ class Provenance(Record):
     code_version: str = ""
     protocol: str = ""
     inputs_hash: str = ""
-    level_hash: str = ""
+    settings_hash: str = ""
     kpoints: tuple[int, int, int] | None = None
     pseudopotentials: dict[str, str] = {}
     pseudopotential_family: str = ""

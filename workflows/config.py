@@ -11,10 +11,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from ..active_learning.criteria import StopCriterion
 from ..active_learning.sampling.seeds import SeedSettings
+from ..active_learning.sampling.sources import located
 from ..active_learning.selection import SelectionSettings
 from ..dft_inputs.quantities import FieldStrength, Temperature, Time
 from ..dft_inputs.stencil import DEFAULT_STEP
@@ -76,16 +86,19 @@ class LabelSection(Section):
 
     Attributes:
         protocol: ``fast``, ``standard`` or ``paper``.
-        settings: changes to the protocol, e.g. ``{kpoints: [2, 2, 2]}``.
+        settings: changes to the protocol, e.g. ``{kpoints: [2, 2, 2]}`` or ``{kpoint_density: 25}``; a mesh is that of
+            the parent crystal, and supercells of it get as many k-points per length.
         pseudopotentials: file name by element; found by element in ``pseudo_dir`` where not given.
-        field_step: step of the field stencil.
-        order: order of the stencil, 2 or 4.
+        field_step: step of the field stencil, or ``auto`` to choose it from the gap of the parent.
+        order: order of the stencil, 2 or 4; with 4 the responses of order 2 are stored beside.
     """
 
     protocol: str = "standard"
     settings: dict[str, Any] = {}
     pseudopotentials: dict[str, str] = {}
-    field_step: Annotated[FieldStrength, Field(gt=0)] = DEFAULT_STEP
+    field_step: Annotated[
+        Annotated[FieldStrength, Field(gt=0)] | None, BeforeValidator(lambda step: None if step == "auto" else step)
+    ] = DEFAULT_STEP
     order: Literal[2, 4] = 2
 
 
@@ -176,9 +189,9 @@ class CampaignConfig(ProjectConfig):
 
     @model_validator(mode="after")
     def _enough_frames(self) -> CampaignConfig:
-        if self.seeds.count < self.committee.validation_every:
+        if self.seeds.most < self.committee.validation_every:
             raise ValueError(
-                f"seeds.count ({self.seeds.count}) leaves no validation frame: "
+                f"seeds.count ({self.seeds.most}) leaves no validation frame: "
                 f"make it at least committee.validation_every ({self.committee.validation_every})"
             )
         return self
@@ -196,6 +209,18 @@ class CampaignConfig(ProjectConfig):
             return NetworkConfig(**{**settings, **self.committee.network})
         except (ValidationError, TypeError) as error:
             raise ConfigError(f"committee.network: {first_error(error)}") from error
+
+
+class SamplingConfig(ProjectConfig):
+    """A campaign as far as its first frames are concerned; its other sections may be missing."""
+
+    name: str = "sampling"
+    seeds: SeedSettings = SeedSettings()
+    reference_charges: Any = None
+    committee: Any = None
+    exploration: Any = None
+    selection: Any = None
+    stop: Any = None
 
 
 def load_config(path: Path) -> CampaignConfig:
@@ -226,13 +251,14 @@ def load_project(path: Path, kind: type[C]) -> C:
     base = path.resolve().parent
     pw = config.codes.pw
     placed = {"command": _placed(pw.command, base), "pseudo_dir": base / pw.pseudo_dir.expanduser()}
-    return config.model_copy(
-        update={
-            "structure": base / config.structure.expanduser(),
-            "directory": base / config.directory.expanduser(),
-            "codes": config.codes.model_copy(update={"pw": pw.model_copy(update=placed)}),
-        }
-    )
+    changes: dict[str, Any] = {
+        "structure": base / config.structure.expanduser(),
+        "directory": base / config.directory.expanduser(),
+        "codes": config.codes.model_copy(update={"pw": pw.model_copy(update=placed)}),
+    }
+    if isinstance(config, CampaignConfig | SamplingConfig):
+        changes["seeds"] = located(config.seeds, base)
+    return config.model_copy(update=changes)
 
 
 def _placed(command: str, base: Path) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from jobflow.core.maker import Maker
 from pymatgen.core import Structure
 
 from ..dft_inputs.espresso.code import PwCode
-from ..dft_inputs.espresso.gap import band_gap, critical_field, critical_fraction
+from ..dft_inputs.espresso.gap import band_gap, critical_field, critical_fraction, step_from_gap
 from ..dft_inputs.espresso.inputs import label_id
 from ..dft_inputs.espresso.labels import label_frame
+from ..dft_inputs.espresso.run import PwRunError
 from ..dft_inputs.espresso.settings import PwSettings
 from ..dft_inputs.records import Frame, LabelledFrame, Proposal
 from ..dft_inputs.stencil import Stencil
@@ -33,42 +35,106 @@ class LabelMaker(Maker):
     """Label frames by finite-field DFT with pw.x.
 
     Attributes:
-        settings: level of theory.
-        step: field step, V/A.
+        settings: level of theory; its mesh, or density of k-points, is that of the parent crystal.
+        step: field step, V/A; None to choose it from the gap of the parent, see ``with_step``.
         order: order of the stencil, 2 or 4.
         code: how pw.x is run here.
+        parent_cell: lattice vectors of the parent crystal in A, for strained copies and supercells of it to have its
+            N_i |a_i|; without it each frame is its own parent.
     """
 
     name: str = "label"  # pyright: ignore[reportIncompatibleMethodOverride]
     settings: PwSettings = field(default_factory=lambda: PwSettings.from_protocol("standard"))
-    step: float = Stencil().step
+    step: float | None = Stencil().step
     order: int = 2
     code: PwCode = field(default_factory=PwCode)
+    parent_cell: tuple[tuple[float, ...], ...] | None = None
 
     @property
     def stencil(self) -> Stencil:
-        """The field points, about zero field."""
-        return Stencil(step=self.step, order=self.order)  # type: ignore[arg-type]
+        """The field points, about zero field.
 
-    def label_id(self, frame: Frame) -> str:
+        Raises:
+            ValueError: the step is not known yet.
+        """
+        return self.stencil_at((0.0, 0.0, 0.0))
+
+    def stencil_at(self, base: Sequence[float]) -> Stencil:
+        """The field points about a base field, V/A, (3,); raises as ``stencil``."""
+        if self.step is None:
+            raise ValueError("the field step follows from the gap of the parent crystal: call with_step(parent) first")
+        x, y, z = map(float, base)
+        return Stencil(step=self.step, order=self.order, base=(x, y, z))  # type: ignore[arg-type]
+
+    def settings_for(self, frame: Frame) -> PwSettings:
+        """The settings with the mesh of the frame's cell.
+
+        Raises:
+            ValueError: a cell that can have no mesh with the N_i |a_i| of the parent.
+        """
+        return self.settings.for_cell(frame.cell, None if self.parent_cell is None else np.array(self.parent_cell))
+
+    def for_parent(self, parent: Frame) -> LabelMaker:
+        """This maker for the frames of one data set, whose mesh is that of the parent."""
+        return replace(self, parent_cell=tuple(tuple(map(float, vector)) for vector in parent.cell))
+
+    def with_step(self, parent: Frame, root: Path) -> LabelMaker:
+        """This maker with the field step that the gap of the parent allows, where it has none.
+
+        The gap comes from the run that ``make_check`` asks for too: it is made once, and found after that.
+
+        Args:
+            parent: the crystal.
+            root: of the project.
+
+        Raises:
+            CampaignError: a metal, or pw.x failed.
+        """
+        if self.step is not None:
+            return self
+        settings = self.settings_for(parent)
+        try:
+            result = band_gap(parent, settings, self.code, root / self._check_directory(parent))
+        except PwRunError as error:
+            raise CampaignError(f"no gap of {parent.formula} to choose a field step by: {error}") from error
+        if result.metallic:
+            raise CampaignError(f"{parent.formula} is {result.reason}")
+        return replace(self, step=step_from_gap(result.gap, parent.cell, settings.mesh))
+
+    def label_id(self, frame: Frame, field: Sequence[float] = (0.0, 0.0, 0.0)) -> str:
         """Identity of the label of a frame at this level of theory.
+
+        Args:
+            frame: the geometry.
+            field: about which it is labelled, V/A, (3,).
 
         Raises:
             PseudopotentialError: an element without a pseudopotential.
+            ValueError: no step, or no mesh for this cell.
         """
-        return label_id(frame, self.settings, self.code.find_pseudopotentials(frame.species), self.stencil)
+        pseudopotentials = self.code.find_pseudopotentials(frame.species)
+        return label_id(frame, self.settings_for(frame), pseudopotentials, self.stencil_at(field))
 
-    def make(self, frame: Frame | Atoms | Structure, proposal: Proposal | None = None, gap: Any = None) -> Job:
+    def make(
+        self,
+        frame: Frame | Atoms | Structure,
+        proposal: Proposal | None = None,
+        gap: Any = None,
+        field: Sequence[float] = (0.0, 0.0, 0.0),
+    ) -> Job:
         """A job whose output is the ``LabelledFrame``; found instead of run where the store holds it.
 
         Args:
             frame: the geometry.
             proposal: why it is labelled.
-            gap: band gap of the crystal in eV, or a reference to it; for the check against the critical field.
+            gap: of the parent crystal, or a reference to it: the label then waits for the check that gives it. The
+                fields of a label are judged by the gap of its own frame.
+            field: about which it is labelled, V/A, (3,); up to half the critical field.
         """
         frame = as_frame(frame)
-        identity = self.label_id(frame)
-        labelling = _label(frame, self, proposal, gap)
+        field = tuple(map(float, field))
+        identity = self.label_id(frame, field)
+        labelling = _label(frame, self, proposal, gap, field)
         labelling.name = self.name
         return content_job(labelling, label_key(identity), f"labels/{identity}")
 
@@ -80,10 +146,16 @@ class LabelMaker(Maker):
             fields: further fields that will be applied, V/A.
         """
         check = check_parent(parent, self, fields)
-        pseudopotentials = self.code.find_pseudopotentials(parent.species)
-        hashes = {element: p.sha256 for element, p in pseudopotentials.items()}
-        key = content_key("parent", parent.frame_id, self.settings, hashes, self.step, self.order, fields)
-        return content_job(check, key, f"parent/{key[:16]}")
+        key = content_key("parent", self._gap_key(parent), self.step, self.order, fields)
+        return content_job(check, key, self._check_directory(parent))
+
+    def _gap_key(self, parent: Frame) -> str:
+        hashes = {element: p.sha256 for element, p in self.code.find_pseudopotentials(parent.species).items()}
+        return content_key("gap", parent.frame_id, self.settings_for(parent), hashes)
+
+    def _check_directory(self, parent: Frame) -> str:
+        """Of the gap run, whatever is checked with it."""
+        return f"parent/{self._gap_key(parent)[:16]}"
 
 
 def label_key(identity: str) -> str:
@@ -99,10 +171,12 @@ def as_frame(structure: Frame | Atoms | Structure) -> Frame:
 
 
 @job
-def _label(frame: Frame, maker: LabelMaker, proposal: Proposal | None, gap: float | None) -> LabelledFrame:
+def _label(
+    frame: Frame, maker: LabelMaker, proposal: Proposal | None, gap: float | None, field: tuple[float, float, float]
+) -> LabelledFrame:
     """Label a frame in the current directory."""
     here = Path.cwd()
-    labelled = label_frame(frame, maker.settings, maker.stencil, maker.code, here, proposal, gap=gap)
+    labelled = label_frame(frame, maker.settings_for(frame), maker.stencil_at(field), maker.code, here, proposal)
     provenance = labelled.provenance.model_copy(update={"directory": recorded(here)})
     return labelled.model_copy(update={"provenance": provenance})
 
@@ -114,12 +188,13 @@ def check_parent(parent: Frame, maker: LabelMaker, fields: tuple[tuple[float, fl
     Raises:
         CampaignError: a metal, or a field at or above the critical one.
     """
-    result = band_gap(parent, maker.settings, maker.code, Path.cwd())
+    settings = maker.settings_for(parent)
+    result = band_gap(parent, settings, maker.code, Path.cwd())
     if result.metallic:
         raise CampaignError(f"{parent.formula} is {result.reason}")
     applied = [np.array(vector) for vector in maker.stencil.points().values()]
     for vector in applied:
-        fraction = critical_fraction(vector, result.gap, parent.cell, maker.settings.kpoints)
+        fraction = critical_fraction(vector, result.gap, parent.cell, settings.mesh)
         if fraction >= 1:
             raise CampaignError(
                 f"a field of {np.linalg.norm(vector):.3g} V/A is {fraction:.2f} times the critical field of "
@@ -135,6 +210,6 @@ def check_parent(parent: Frame, maker: LabelMaker, fields: tuple[tuple[float, fl
     return ParentCheck(
         frame_id=parent.frame_id,
         gap=result.gap,
-        critical_field=critical_field(result.gap, parent.cell, maker.settings.kpoints),
+        critical_field=critical_field(result.gap, parent.cell, settings.mesh),
         largest_field=max(float(np.linalg.norm(vector)) for vector in applied),
     )

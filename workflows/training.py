@@ -10,6 +10,7 @@ from jobflow.core.flow import Flow
 from jobflow.core.job import Job, job
 from jobflow.core.maker import Maker
 
+from ..dft_inputs.consistency import check_one_level
 from ..dft_inputs.records import LabelledFrame
 from ..model.settings import EpochRecord, NetworkConfig, TrainingSettings
 from .keys import content_job, content_key
@@ -53,8 +54,10 @@ class TrainMaker(Maker):
 
         Raises:
             ValueError: no trainable frame is left.
+            MixedLabelsError: labels of different levels of theory.
         """
         usable = [without_points(label) for label in labels if label.trainable]
+        check_one_level(usable)
         training = [label for label in usable if label.label_id not in validation_ids]
         validation = [label for label in usable if label.label_id in validation_ids]
         if not training:

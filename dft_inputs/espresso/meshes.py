@@ -1,7 +1,7 @@
 """One k-mesh for a data set: from a density, and for supercells and strained copies of the parent crystal.
 
-What a mesh leaves out of P and of the polarizability depends on N_i |a_i|, the length of the strings of k-points, so all
-frames of a data set share it. It is that of the parent crystal: a strained copy keeps the mesh, a supercell divides it.
+What a mesh leaves out of P and of the polarizability depends on N_i |a_i|, the length of the strings of k-points, so
+all frames of a data set share it. It is that of the parent crystal: a strained copy keeps the mesh, a supercell divides it.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def mesh_of_supercell(mesh: Mesh, multiples: Mesh) -> Mesh:
     if any(n % m for n, m in zip(mesh, multiples, strict=True)):
         better = [math.ceil(n / m) * m for n, m in zip(mesh, multiples, strict=True)]
         raise ValueError(
-            f"the k-mesh {list(mesh)} of the parent cannot be divided by its {'x'.join(map(str, multiples))} supercell; "
-            f"{better} can: set label.settings.kpoints to it"
+            f"the k-mesh {list(mesh)} of the parent cannot be divided for its {'x'.join(map(str, multiples))} "
+            f"supercell; {better} can: set label.settings.kpoints to it"
         )
     first, second, third = (n // m for n, m in zip(mesh, multiples, strict=True))
     return first, second, third

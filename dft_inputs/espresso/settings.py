@@ -35,8 +35,8 @@ class PwSettings(BaseModel):
         ecutwfc: plane-wave cutoff, Ry.
         ecutrho: density cutoff, Ry; four times ``ecutwfc`` where None.
         kpoints: Monkhorst-Pack mesh of the parent crystal along its three lattice vectors, including Gamma.
-        kpoint_density: instead of ``kpoints``: the least N_i |a_i| in A, one for all or one for each lattice vector of the
-            parent; ``for_cell`` makes a mesh of it.
+        kpoint_density: instead of ``kpoints``: the least N_i |a_i| in A, one for all or one for each lattice vector of
+            the parent; ``for_cell`` makes a mesh of it.
         conv_thr: SCF threshold on the estimated energy error, Ry.
         mixing_beta: SCF mixing.
         electron_maxstep: most SCF iterations.
