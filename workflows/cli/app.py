@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ...version import __version__
-from . import data, looking, running
+from . import convergence, data, looking, running, sampling
 
 _HELP = """From a crystal to a machine-learned potential in electric fields, on real DFT.
 
@@ -16,6 +16,8 @@ A campaign is one YAML file. Start it, interrupt it, start it again: finished wo
 \b
   fieldloop doctor campaign.yaml   is this machine ready?
   fieldloop loop campaign.yaml     label, train, explore, choose, repeat
+  fieldloop sample campaign.yaml   its first frames, to look at
+  fieldloop converge FOLDER        which DFT settings a wanted accuracy needs
   fieldloop status campaign.yaml   where it stands
   fieldloop data query --has born_effective_charges --count
 """
@@ -29,6 +31,8 @@ app = typer.Typer(
 )
 app.command()(running.loop)
 app.command()(running.label)
+app.command()(sampling.sample)
+app.command()(convergence.converge)
 app.command()(looking.status)
 app.command()(looking.report)
 app.command()(looking.doctor)
