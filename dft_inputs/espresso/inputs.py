@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from ..pseudopotentials import Pseudopotential
 from ..records import Frame
 from ..stencil import Stencil
 from ..units import RYDBERG_FIELD_IN_V_PER_ANGSTROM
+from .phases import field_kpoints
 from .settings import PwSettings
 
 PREFIX = "pwscf"
@@ -22,8 +25,47 @@ SCRATCH = "scratch"
 PSEUDO = "../pseudo"
 SMALLEST_FIELD = 1e-6
 """pw.x ignores field components below this, Ry a.u."""
+EMPTY_BANDS = 2
+"""In the zero-field run; they cost 15 % of its time."""
+_DAVIDSON = {"diago_david_ndim": 4}
+"""pw.x's own 2 saves memory, but takes more SCF iterations."""
 GAP_THRESHOLD = 1e-9
 """Tightest SCF threshold of the gap run, Ry."""
+
+
+def zero_input(
+    frame: Frame, settings: PwSettings, pseudopotentials: Mapping[str, Pseudopotential], comment: str
+) -> str:
+    """Input of the zero-field SCF that the field points start from.
+
+    It is a plain SCF on the k-points that a run in a field takes, without ``lelfield``, which would cost a third more;
+    the Berry phases come from its wavefunctions (``phases.string_phases``). Two empty bands give the gap.
+
+    Args:
+        frame: the geometry.
+        settings: level of theory.
+        pseudopotentials: by element.
+        comment: first line; it ties the run to its label.
+    """
+    kpoints = field_kpoints(settings.mesh)
+    occupied = occupied_bands(frame, pseudopotentials)
+    control = {"tprnfor": True, "tstress": settings.stress}
+    system = {"occupations": "fixed", "nosym": True, "noinv": True, "nbnd": occupied + EMPTY_BANDS}
+    weighted = np.column_stack([kpoints, np.full(len(kpoints), 1 / len(kpoints))])
+    return _text(frame, settings, pseudopotentials, control, system, dict(_DAVIDSON), comment, weighted)
+
+
+def plain_input(
+    frame: Frame, settings: PwSettings, pseudopotentials: Mapping[str, Pseudopotential], comment: str
+) -> str:
+    """Input of a plain SCF on the mesh of the settings, with the symmetry that the frame has, for ph.x to go on from."""
+    control = {"tprnfor": True, "tstress": settings.stress}
+    return _text(frame, settings, pseudopotentials, control, {"occupations": "fixed"}, dict(_DAVIDSON), comment)
+
+
+def occupied_bands(frame: Frame, pseudopotentials: Mapping[str, Pseudopotential]) -> int:
+    """Bands that two electrons each fill, rounded down."""
+    return math.floor(sum(pseudopotentials[symbol].z_valence for symbol in frame.species) / 2 + 1e-6)
 
 
 def field_input(
@@ -32,20 +74,19 @@ def field_input(
     pseudopotentials: Mapping[str, Pseudopotential],
     field: np.ndarray,
     *,
-    restart: bool,
+    extrapolated: bool = False,
     comment: str,
 ) -> str:
-    """Input of one SCF in a homogeneous field.
+    """Input of one SCF in a homogeneous field, from the files of the zero-field run.
 
-    The first run of a stencil writes the Berry phase of each k-string; the others start from its wavefunctions and
-    print their dipole relative to those phases, so that no string can hop to another branch.
+    It prints its dipole relative to the Berry phases of that run, so that no k-string can hop to another branch.
 
     Args:
         frame: the geometry.
         settings: level of theory.
         pseudopotentials: by element.
         field: V/A, (3,).
-        restart: start from the files of the first run, and read its phases.
+        extrapolated: the wavefunctions it starts from are extrapolated, so they are close to the solution.
         comment: first line; it ties the run to its label.
 
     Raises:
@@ -55,10 +96,14 @@ def field_input(
     if ((in_rydberg != 0) & (np.abs(in_rydberg) < SMALLEST_FIELD)).any():
         smallest = SMALLEST_FIELD * RYDBERG_FIELD_IN_V_PER_ANGSTROM
         raise ValueError(f"pw.x ignores field components below {smallest:.2e} V/A, got {list(map(float, field))}")
-    with_stress = settings.stress and not restart and not in_rydberg.any()
-    control = {"lelfield": True, "nberrycyc": settings.nberrycyc, "tprnfor": True, "tstress": with_stress}
-    electrons: dict[str, Any] = {"efield_phase": "read" if restart else "write"}
-    electrons |= {"startingwfc": "file", "startingpot": "file"} if restart else {"startingwfc": "random"}
+    control = {"lelfield": True, "nberrycyc": settings.nberrycyc, "tprnfor": True, "tstress": False}
+    electrons: dict[str, Any] = {
+        **_DAVIDSON,
+        "startingwfc": "file",
+        "startingpot": "file",
+        "diago_thr_init": max(1e-13, settings.conv_thr / 100) if extrapolated else 1e-8,
+        "efield_phase": "read",
+    }
     electrons |= {f"efield_cart({axis + 1})": float(value) for axis, value in enumerate(in_rydberg)}
     system = {"occupations": "fixed", "nosym": True}
     return _text(frame, settings, pseudopotentials, control, system, electrons, comment)
@@ -97,6 +142,25 @@ def inputs_hash(settings: PwSettings, pseudopotentials: Mapping[str, Pseudopoten
     )
 
 
+def settings_hash(settings: PwSettings) -> str:
+    """Hash of the settings that all labels of a data set share.
+
+    The mesh belongs to a cell, pseudopotentials to its elements: these are compared by themselves.
+    """
+    return _hash({key: value for key, value in settings.identity().items() if key != "kpoints"})[:16]
+
+
+def _starting_magnetization(frame: Frame, settings: PwSettings) -> list[float]:
+    """Of each atom; ASE makes a species of its own for each value."""
+    counts: Counter[str] = Counter()
+    moments = []
+    for symbol in frame.species:
+        values = np.atleast_1d(settings.starting_magnetization.get(symbol, 0.0))
+        moments.append(float(values[counts[symbol] % len(values)]))
+        counts[symbol] += 1
+    return moments
+
+
 def _hash(content: dict) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -109,6 +173,7 @@ def _text(
     system: dict,
     electrons: dict,
     comment: str,
+    kpoints: Sequence[int] | np.ndarray | None = None,
 ) -> str:
     system = {"ecutwfc": settings.ecutwfc, **system}
     if settings.ecutrho is not None:
@@ -117,12 +182,16 @@ def _text(
         system["input_dft"] = settings.input_dft
     paths = {"calculation": "scf", "prefix": PREFIX, "outdir": f"./{SCRATCH}", "pseudo_dir": PSEUDO}
     scf = {name: getattr(settings, name) for name in ("conv_thr", "mixing_beta", "electron_maxstep")}
+    atoms = frame.to_atoms()
+    if settings.nspin == 2:
+        system |= {"nspin": 2, "tot_magnetization": settings.tot_magnetization}
+        atoms.set_initial_magnetic_moments(_starting_magnetization(frame, settings))
     buffer = io.StringIO()
     write_espresso_in(
         buffer,
-        frame.to_atoms(),
+        atoms,
         input_data={"control": {**paths, **control}, "system": system, "electrons": {**scf, **electrons}},
         pseudopotentials={element: p.path.name for element, p in pseudopotentials.items()},
-        kpts=settings.kpoints,
+        kpts=settings.mesh if kpoints is None else kpoints,
     )
     return f"! {comment}\n{buffer.getvalue()}"

@@ -34,8 +34,8 @@ from .phases import FILE as PHASES
 from .scratch import drop_scratch, has_scratch, make_scratch
 
 __all__ = [
-    "DirectoryBusyError", "PwRunError", "drop_scratch", "execute_point", "finish_point", "has_scratch", "lease",
-    "link_pseudopotentials", "run_point", "set_up_point", "stored_point",
+    "DirectoryBusyError", "PwRunError", "drop_scratch", "execute", "execute_point", "finish_point", "has_scratch",
+    "lease", "link_pseudopotentials", "run_point", "set_up_point", "stored_point",
 ]  # fmt: skip
 
 INPUT, AS_RUN, STDERR, LEASE = "pw.in", "as_run.in", "pw.err", ".lease"
@@ -193,7 +193,7 @@ def execute_point(
             raise PwRunError(f"no time is left in this batch job for {name}; run again to resume", Failure.TIME_LIMIT)
         text = with_keys(text, {"max_seconds": round(limit, 1)})
     (directory / AS_RUN).write_text(text)
-    status = _execute(directory, code, name, lease_descriptor, watch)
+    status = execute(directory, code, name, lease_descriptor, watch)
     texts = (_text(directory / STDOUT), _text(directory / STDERR))
     if error := exit_error(status, *texts, full=is_full(directory), name=name, limit=limit):
         raise error
@@ -262,15 +262,32 @@ def _copy_scratch(source: Path, target: Path, name: str) -> None:
     (target / SCRATCH / f"{PREFIX}.xml").unlink(missing_ok=True)
 
 
-def _execute(
-    directory: Path, code: PwCode, name: str, lease_descriptor: int, watch: Callable[[str], bool] | None
+def execute(
+    directory: Path,
+    code: PwCode,
+    name: str,
+    lease_descriptor: int,
+    watch: Callable[[str], bool] | None = None,
+    files: tuple[str, str, str] = (AS_RUN, STDOUT, STDERR),
 ) -> int:
-    """Run pw.x to its end and return its exit status, negative for a signal."""
+    """Run a program to its end and return its exit status, negative for a signal.
+
+    Args:
+        directory: where it runs.
+        code: the program.
+        name: of the point, for messages.
+        lease_descriptor: from ``lease``.
+        watch: given the output so far, True where it is to be asked to stop.
+        files: names of its input, standard output and standard error.
+
+    Raises:
+        PwRunError: it exceeded the time it is given before it is killed.
+    """
     stop = directory / SCRATCH / f"{PREFIX}.EXIT"
     stop.unlink(missing_ok=True)
-    with (directory / STDOUT).open("wb") as stdout, (directory / STDERR).open("wb") as stderr:
+    with (directory / files[1]).open("wb") as stdout, (directory / files[2]).open("wb") as stderr:
         process = subprocess.Popen(
-            [*code.argv(), "-in", AS_RUN],
+            [*code.argv(), "-in", files[0]],
             cwd=directory,
             env=_environment(code),
             stdin=subprocess.DEVNULL,
@@ -286,8 +303,8 @@ def _execute(
                 with suppress(subprocess.TimeoutExpired):
                     return process.wait(timeout=max(0.0, min(_WATCH, deadline - time.monotonic())))
                 if time.monotonic() >= deadline:
-                    raise PwRunError(f"pw.x exceeded its {code.timeout:g} s at {name}")
-                if watch is not None and not stop.exists() and watch(_text(directory / STDOUT)):
+                    raise PwRunError(f"{code.program} exceeded its {code.timeout:g} s at {name}")
+                if watch is not None and not stop.exists() and watch(_text(directory / files[1])):
                     stop.touch()
         finally:
             # Also on KeyboardInterrupt: the whole group, as a launcher has children.
