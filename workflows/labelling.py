@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
+from jobflow.core.flow import Flow
 from jobflow.core.job import Job, job
 from jobflow.core.maker import Maker
 from pymatgen.core import Structure
@@ -19,11 +20,12 @@ from ..dft_inputs.espresso.inputs import label_id
 from ..dft_inputs.espresso.labels import label_frame
 from ..dft_inputs.espresso.run import PwRunError
 from ..dft_inputs.espresso.settings import PwSettings
-from ..dft_inputs.records import Frame, LabelledFrame, Proposal
-from ..dft_inputs.stencil import Stencil
+from ..dft_inputs.espresso.split import label_part
+from ..dft_inputs.records import Frame, LabelledFrame, Proposal, Provenance
+from ..dft_inputs.stencil import AXES, ZERO, Stencil
 from .keys import content_job, content_key
-from .paths import recorded
-from .records import ParentCheck
+from .paths import located, recorded
+from .records import LabelPart, ParentCheck
 
 
 class CampaignError(ValueError):
@@ -41,6 +43,8 @@ class LabelMaker(Maker):
         code: how pw.x is run here.
         parent_cell: lattice vectors of the parent crystal in A, for strained copies and supercells of it to have its
             N_i |a_i|; without it each frame is its own parent.
+        split_fields: a job for zero field and one for each axis, for frames that outlast a batch job; the label and its
+            identity are the same.
     """
 
     name: str = "label"  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -49,6 +53,7 @@ class LabelMaker(Maker):
     order: int = 2
     code: PwCode = field(default_factory=PwCode)
     parent_cell: tuple[tuple[float, ...], ...] | None = None
+    split_fields: bool = False
 
     @property
     def stencil(self) -> Stencil:
@@ -121,8 +126,10 @@ class LabelMaker(Maker):
         proposal: Proposal | None = None,
         gap: Any = None,
         field: Sequence[float] = (0.0, 0.0, 0.0),
-    ) -> Job:
+    ) -> Job | Flow:
         """A job whose output is the ``LabelledFrame``; found instead of run where the store holds it.
+
+        With ``split_fields`` a flow with the same output.
 
         Args:
             frame: the geometry.
@@ -134,9 +141,24 @@ class LabelMaker(Maker):
         frame = as_frame(frame)
         field = tuple(map(float, field))
         identity = self.label_id(frame, field)
-        labelling = _label(frame, self, proposal, gap, field)
-        labelling.name = self.name
-        return content_job(labelling, label_key(identity), f"labels/{identity}")
+        directory = f"labels/{identity}"
+        if not self.split_fields:
+            labelling = _label(frame, self, proposal, gap, field)
+            labelling.name = self.name
+            return content_job(labelling, label_key(identity), directory)
+        first = self._part(ZERO, identity, directory, frame, field, gap)
+        axes = [self._part(a, identity, f"{directory}/jobs/{a}", frame, field, first.output) for a in AXES]
+        collected = _collect(frame, self, proposal, field, [first.output, *(job.output for job in axes)])
+        collected.name = self.name
+        content_job(collected, label_key(identity), directory)
+        return Flow([first, *axes, collected], output=collected.output, name=self.name)
+
+    def _part(
+        self, part: str, identity: str, directory: str, frame: Frame, field: tuple[float, ...], after: Any
+    ) -> Job:
+        running = _label_part(frame, self, field, part, after)
+        running.name = f"{self.name} {part}"
+        return content_job(running, content_key("label part", identity, part), directory)
 
     def make_check(self, parent: Frame, fields: tuple[tuple[float, float, float], ...] = ()) -> Job:
         """A job that refuses a metal, and fields of the labels or the dynamics above the critical one.
@@ -179,6 +201,44 @@ def _label(
     labelled = label_frame(frame, maker.settings_for(frame), maker.stencil_at(field), maker.code, here, proposal)
     provenance = labelled.provenance.model_copy(update={"directory": recorded(here)})
     return labelled.model_copy(update={"provenance": provenance})
+
+
+@job
+def _label_part(frame: Frame, maker: LabelMaker, field: tuple[float, float, float], part: str, after: Any) -> LabelPart:
+    """Zero field in the current directory, or the points along an axis in the directory of the zero-field job."""
+    directory = located(after.directory) if isinstance(after, LabelPart) else Path.cwd()
+    if isinstance(after, LabelPart) and after.failure:
+        failure: str | None = "zero field has failed"
+    else:
+        settings, stencil = maker.settings_for(frame), maker.stencil_at(field)
+        failure = label_part(frame, settings, stencil, maker.code, directory, part)
+    return LabelPart(part=part, directory=recorded(directory), status="failed" if failure else "done", failure=failure)
+
+
+@job
+def _collect(
+    frame: Frame,
+    maker: LabelMaker,
+    proposal: Proposal | None,
+    field: tuple[float, float, float],
+    parts: list[LabelPart],
+) -> LabelledFrame:
+    """The label from points that are all on disk, or why they are not."""
+    settings, directory = maker.settings_for(frame), located(parts[0].directory)
+    first, *_ = parts
+    failures = [part.failure for part in ([first] if first.failure else parts) if part.failure]
+    if not failures:
+        labelled = label_frame(frame, settings, maker.stencil_at(field), maker.code, directory, proposal)
+        provenance = labelled.provenance.model_copy(update={"directory": recorded(directory)})
+        return labelled.model_copy(update={"provenance": provenance})
+    return LabelledFrame(
+        label_id=maker.label_id(frame, field),
+        frame=frame,
+        status="failed",
+        failure="; ".join(failures),
+        proposal=proposal or Proposal(origin="import"),
+        provenance=Provenance(code="pw.x", protocol=settings.protocol, directory=recorded(directory)),
+    )
 
 
 @job

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from ..active_learning.criteria import Decision, GenerationScore
 from ..active_learning.errors import LabelErrors
 from ..active_learning.uncertainty.calibration import Calibration
@@ -23,6 +25,21 @@ class ParentCheck(Record):
     gap: float
     critical_field: Vector
     largest_field: float
+
+
+class LabelPart(Record):
+    """A part of a label whose fields are jobs of their own.
+
+    Attributes:
+        part: ``zero`` or an axis.
+        directory: of the label, relative to the campaign's directory.
+        failure: why it has failed, in one line.
+    """
+
+    part: str
+    directory: str
+    status: Literal["done", "failed"] = "done"
+    failure: str | None = None
 
 
 class TrainedModel(Record):

@@ -13,15 +13,20 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from ..records import Frame
 from .attempts import Attempt, read_attempts, repair_lines, write_attempts
 from .code import PwCode
 from .failures import Failure, PwRunError, scf_accuracies, stagnates, wall_seconds
+from .gap import band_gap, critical_fraction
 from .inputs import PREFIX, SCRATCH
 from .namelists import with_keys
 from .outputs import STDOUT, PwOutput
 from .phases import FILE as PHASES
 from .run import INPUT, execute_point, finish_point, set_up_point
 from .scratch import has_restart
+from .settings import PwSettings
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,37 @@ def run_with_remedies(
             if hopeless is not None and not _remedies(tried) and (reason := hopeless()):
                 raise PwRunError(f"{error}: {reason}", error.kind) from error
             attempts = point.apply(remedy, attempts, error.kind)
+
+
+def closed_gap(frame: Frame, settings: PwSettings, code: PwCode, directory: Path) -> str | None:
+    """Why no SCF with fixed occupations can converge: the gap has closed. None where it is open, or not to be had.
+
+    Args:
+        frame: the geometry.
+        settings: level of theory.
+        code: how to run pw.x.
+        directory: of the label; the gap run goes into a folder of its own there.
+    """
+    try:
+        gap = band_gap(frame, settings, code, directory / "diagnosis")
+    except PwRunError:
+        return None
+    return f"gap closed ({gap.gap:.2f} eV), fields need an insulator" if gap.metallic else None
+
+
+def strong_field(field: np.ndarray, gap: float, cell: np.ndarray, kpoints: tuple[int, int, int]) -> str | None:
+    """Why an SCF cannot converge in this field: it passes the critical one. None below it.
+
+    Args:
+        field: V/A, (3,).
+        gap: eV.
+        cell: lattice vectors as rows, A.
+        kpoints: mesh.
+    """
+    fraction = critical_fraction(field, gap, cell, kpoints)
+    if fraction < 1:
+        return None
+    return f"the field is {fraction:.2f} times the critical one (gap {gap:.2f} eV on this mesh), lower the field step"
 
 
 def _remedies(tried: tuple[str, ...]) -> list[str]:

@@ -14,8 +14,8 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -52,35 +52,48 @@ class DirectoryBusyError(RuntimeError):
 
 
 @contextmanager
-def lease(directory: Path, timeout: float, program: str = "pw.x") -> Iterator[int]:
-    """Hold the directory alone; yields the descriptor that children inherit.
+def lease(
+    directory: Path,
+    timeout: float,
+    program: str = "pw.x",
+    *,
+    part: str = "",
+    among: Collection[Path] | None = None,
+) -> Iterator[int]:
+    """Hold the directory alone, or a part of it among others at work in other parts.
 
     Args:
         directory: made where it is missing.
         timeout: seconds to wait for others to leave.
         program: name of the executable whose stray ranks are awaited.
+        part: name of the part to hold; others may hold other parts, and nobody the whole, for as long.
+        among: the folders of the part.
+
+    Yields:
+        The descriptor that children inherit.
 
     Raises:
         DirectoryBusyError: it was still held after ``timeout`` seconds.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(directory / LEASE, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
+    files = [(directory / LEASE, fcntl.LOCK_SH if part else fcntl.LOCK_EX)]
+    if part:
+        files.append((directory / f"{LEASE}-{part}", fcntl.LOCK_EX))
+    with ExitStack() as opened:
+        locks = [(opened.enter_context(path.open("a")).fileno(), kind) for path, kind in files]
         deadline = time.monotonic() + timeout
-        while not _locked(descriptor) or _strays(directory, program):
+        while not all(_locked(*lock) for lock in locks) or any(_strays(f, program) for f in among or [directory]):
             if time.monotonic() > deadline:
                 raise DirectoryBusyError(
                     f"another process has been labelling in {directory} for over {timeout:g} s; wait for it to end"
                 )
             time.sleep(_POLL)
-        yield descriptor
-    finally:
-        os.close(descriptor)
+        yield locks[-1][0]
 
 
-def _locked(descriptor: int) -> bool:
+def _locked(descriptor: int, kind: int) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
@@ -247,8 +260,11 @@ def link_pseudopotentials(directory: Path, pseudopotentials: dict[str, Pseudopot
     folder.mkdir(parents=True, exist_ok=True)
     for pseudopotential in pseudopotentials.values():
         link = folder / pseudopotential.path.name
+        target = pseudopotential.path.resolve()
+        if link.is_symlink() and link.readlink() == target:
+            continue  # another run may be reading it
         link.unlink(missing_ok=True)
-        link.symlink_to(pseudopotential.path.resolve())
+        link.symlink_to(target)
 
 
 def _copy_scratch(source: Path, target: Path, name: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from ..records import Frame
 from ..units import BOHR_IN_ANGSTROM
 from .code import PwCode
+from .failures import Failure, PwRunError
 from .inputs import PREFIX, SCRATCH
 from .settings import PwSettings
 
@@ -65,17 +66,14 @@ def drop_scratch(directory: Path) -> None:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def scratch_bytes(
-    frame: Frame, settings: PwSettings, kpoints: tuple[int, int, int], electrons: float, points: int = 1
-) -> float:
+def scratch_bytes(frame: Frame, settings: PwSettings, electrons: float, points: int = 1) -> float:
     """Estimated bytes of field points: k-points x bands x plane waves x 16 x sets of wavefunctions, and the density.
 
     The number of plane waves within the cutoff is V k^3 / (6 pi^2) with k^2 = ecutwfc in Ry per bohr^2.
 
     Args:
         frame: the geometry.
-        settings: level of theory.
-        kpoints: its mesh for this cell.
+        settings: level of theory, with the mesh of this cell.
         electrons: valence electrons of the cell.
         points: how many field points keep their files at a time.
     """
@@ -83,29 +81,31 @@ def scratch_bytes(
     waves = volume * settings.ecutwfc**1.5 / (6 * math.pi**2)
     density = volume * (settings.ecutrho or 4 * settings.ecutwfc) ** 1.5 / (6 * math.pi**2)
     # Two electrons fill a band, or one band of each spin.
-    bands = math.ceil(electrons / 2) * getattr(settings, "nspin", 1)
-    return points * _SAFETY * _BYTES * (_SETS * math.prod(kpoints) * bands * waves + 4 * density)
+    bands = math.ceil(electrons / 2) * settings.nspin
+    return points * _SAFETY * _BYTES * (_SETS * math.prod(settings.mesh) * bands * waves + 4 * density)
 
 
-def scratch_complaint(needed: float, code: PwCode, directory: Path) -> str | None:
-    """One line where the wavefunctions of a label would not fit, before anything is run; None where they do.
+def require_space(needed: float, code: PwCode, directory: Path) -> None:
+    """Refuse a label whose wavefunctions would not fit, before anything is run.
 
     Args:
-        needed: bytes still to be written, by estimate.
+        needed: estimated bytes, from ``scratch_bytes``.
         code: with its quota and its scratch disk.
         directory: of the label.
+
+    Raises:
+        PwRunError: over the quota or the free space.
     """
+    estimate = f"this label needs about {needed / 1e9:.2g} GB of scratch files"
+    if code.scratch_quota is not None and needed > code.scratch_quota:
+        quota = f"codes.pw.scratch_quota ({code.scratch_quota / 1e9:.2g} GB)"
+        raise PwRunError(f"{estimate}, more than {quota}: raise it, or lower kpoints or ecutwfc", Failure.DISK)
     place = Path(code.scratch_dir).expanduser() if code.scratch_dir else directory
     existing = next(folder for folder in (place, *place.resolve().parents) if folder.exists())
     free = shutil.disk_usage(existing).free
-    if code.scratch_quota is not None and needed > code.scratch_quota:
-        return (
-            f"this label needs about {needed / 1e9:.3g} GB of scratch files, more than codes.pw.scratch_quota "
-            f"({code.scratch_quota / 1e9:.3g} GB): raise it, or lower kpoints or ecutwfc"
-        )
     if needed > free:
-        return (
-            f"this label needs about {needed / 1e9:.3g} GB of scratch files and {place} has {free / 1e9:.3g} GB free: "
-            "make room, or set codes.pw.scratch_dir to a larger disk"
+        raise PwRunError(
+            f"{estimate} and {place} has {free / 1e9:.2g} GB free: "
+            "make room, or set codes.pw.scratch_dir to a larger disk",
+            Failure.DISK,
         )
-    return None
