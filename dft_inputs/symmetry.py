@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 import spglib
+from scipy.spatial import KDTree
 
 from .polarization import fold
 from .records import ElectricResponse, FieldPoint, Frame
@@ -102,9 +103,10 @@ def space_group(
     except spglib.SpglibError:
         found = None
     rotations, translations = (found["rotations"], found["translations"]) if found else ([], [])
+    sites = KDTree(coordinates % 1 % 1, boxsize=1)
     operations = [Operation(np.eye(3), np.zeros(3), np.arange(len(frame)), np.eye(3, dtype=int), np.zeros(3))]
     for rotation, translation in zip(rotations, translations, strict=True):
-        operation = _operation(frame.cell, coordinates, numbers, rotation, translation, tolerance)
+        operation = _operation(frame.cell, coordinates, sites, numbers, rotation, translation, tolerance)
         if operation is not None and not _is_identity(operation):
             operations.append(operation)
     return tuple(
@@ -153,10 +155,13 @@ def irreducible_points(stencil: Stencil, operations: Sequence[Operation]) -> dic
         operations: from ``finite_field_operations`` with the stencil's base field; earlier ones are preferred.
 
     Returns:
-        Images by representative, both in the stencil's order.
+        Images by representative. The weakest fields and positive directions come first, as runs start from each other
+        in that order.
     """
     fields = stencil.points()
-    remaining, orbits = list(fields), {}
+    distance = {name: np.linalg.norm(field - fields[ZERO]) for name, field in fields.items()}
+    remaining = sorted(fields, key=lambda name: (round(distance[name] / stencil.step), name.startswith("-")))
+    orbits = {}
     while remaining:
         representative = remaining.pop(0)
         images = []
@@ -194,7 +199,7 @@ def rotate_point(point: FieldPoint, operation: Operation, zero: FieldPoint, *, n
     Args:
         point: at the field E.
         operation: leaves the base field as it is.
-        zero: the point at the base field.
+        zero: the point at the base field, from a run that did not symmetrize its forces.
         name: of the point at R E.
 
     Returns:
@@ -209,6 +214,9 @@ def rotate_point(point: FieldPoint, operation: Operation, zero: FieldPoint, *, n
         forces=common + operation.rotate_vectors(point.forces - common),
         polarization=zero.polarization + operation.rotation @ (point.polarization - zero.polarization),
         scf_accuracy=point.scf_accuracy,
+        polarization_accuracy=point.polarization_accuracy,
+        magnetization=point.magnetization,
+        absolute_magnetization=point.absolute_magnetization,
     )
 
 
@@ -281,6 +289,7 @@ def symmetrized(response: ElectricResponse, operations: Sequence[Operation]) -> 
 def _operation(
     cell: np.ndarray,
     coordinates: np.ndarray,
+    sites: KDTree,
     numbers: np.ndarray,
     rotation: np.ndarray,
     translation: np.ndarray,
@@ -293,11 +302,12 @@ def _operation(
     # A strain that the operation does not keep would move the far corner of the cell by this much.
     if np.abs((cartesian - orthogonal) @ cell.T).max() > tolerance:
         return None
-    difference = (coordinates @ rotation.T + translation)[:, None, :] - coordinates[None, :, :]
+    mapped = coordinates @ rotation.T + translation
+    permutation = np.asarray(sites.query(mapped % 1 % 1)[1])  # twice: -1e-17 % 1 is 1
+    difference = mapped - coordinates[permutation]
     distance = np.linalg.norm((difference - np.rint(difference)) @ cell, axis=-1)
-    distance[numbers[:, None] != numbers[None, :]] = np.inf
-    permutation = distance.argmin(1)
-    if distance.min(1).max() > tolerance or len(set(permutation)) < len(permutation):
+    onto_its_kind = (numbers == numbers[permutation]).all() and len(np.unique(permutation)) == len(permutation)
+    if distance.max() > tolerance or not onto_its_kind:
         return None
     wrapped = translation - np.rint(translation)
     return Operation(orthogonal, wrapped @ cell, permutation, np.array(rotation, dtype=int), wrapped)
