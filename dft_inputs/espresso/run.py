@@ -348,6 +348,8 @@ def _environment(code: PwCode) -> dict[str, str]:
         "OMPI_MCA_hwloc_base_binding_policy": "none",
     }
     if not code.launch_words:
-        # A single process needs neither Open MPI's daemon nor its networks, which take 0.3 s to start.
+        # A single process needs neither Open MPI's daemon nor its networks, which take 0.3 s to start. Without the
+        # daemon all share one session directory, and two that start at once trip over each other (1 of 120 did).
         defaults |= {"OMPI_MCA_ess_singleton_isolated": "1", "OMPI_MCA_btl": "self", "OMPI_MCA_pml": "ob1"}
+        defaults["OMPI_MCA_orte_create_session_dirs"] = "0"
     return {**os.environ, **defaults, **code.environment}
