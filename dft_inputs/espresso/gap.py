@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..records import Frame
+from ..units import MV_PER_CM_IN_V_PER_ANGSTROM, RYDBERG_FIELD_IN_V_PER_ANGSTROM
 from .code import PwCode
 from .inputs import gap_input, inputs_hash
 from .run import PwRunError, drop_scratch, lease, link_pseudopotentials, run_point, stored_point
@@ -16,6 +17,11 @@ from .settings import PwSettings
 
 SMALLEST_GAP = 0.05
 """eV; below it a crystal counts as a metal, as no field of the stencil would leave it insulating."""
+
+STEP_FRACTION = 0.03
+"""Step of a stencil over the smallest critical field."""
+STEP_RANGE = (0.1 * MV_PER_CM_IN_V_PER_ANGSTROM, 2.0 * MV_PER_CM_IN_V_PER_ANGSTROM)
+"""V/A; below, SCF noise rules Z*, above, the next orders of the response."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +68,9 @@ def band_gap(frame: Frame, settings: PwSettings, code: PwCode, directory: Path |
             folder, text, code, name="the gap run", lease_descriptor=descriptor
         )
         drop_scratch(folder)
-    if output.eigenvalues.shape[1] <= occupied:
+    if output.eigenvalues.shape[1] <= occupied * output.nspin:
         raise PwRunError("the gap run has no empty bands")
-    return _judge(output.eigenvalues, occupied)
+    return judge_gap(output.eigenvalues, occupied, output.nspin)
 
 
 def critical_field(gap: float, cell: np.ndarray, kpoints: tuple[int, int, int]) -> np.ndarray:
@@ -75,6 +81,21 @@ def critical_field(gap: float, cell: np.ndarray, kpoints: tuple[int, int, int]) 
     return gap / (np.linalg.norm(cell, axis=1) * np.array(kpoints))
 
 
+def step_from_gap(gap: float, cell: np.ndarray, kpoints: tuple[int, int, int]) -> float:
+    """Field step of the stencil, V/A: ``STEP_FRACTION`` of the smallest critical field, within ``STEP_RANGE``.
+
+    Rounded to two significant digits in Ry a.u., so that a gap known to a few per cent gives the same step.
+
+    Raises:
+        ValueError: no gap.
+    """
+    if gap <= 0:
+        raise ValueError("a field step follows from a band gap, and there is none: give field_step")
+    smallest, largest = STEP_RANGE
+    step = np.clip(STEP_FRACTION * critical_field(gap, cell, kpoints).min(), smallest, largest)
+    return float(f"{step / RYDBERG_FIELD_IN_V_PER_ANGSTROM:.1e}") * RYDBERG_FIELD_IN_V_PER_ANGSTROM
+
+
 def critical_fraction(field: np.ndarray, gap: float, cell: np.ndarray, kpoints: tuple[int, int, int]) -> float:
     """Largest e |E.a_i| N_i / E_gap over the lattice vectors; infinite for a metal in a field."""
     drop = np.abs(np.asarray(cell) @ np.asarray(field)) * np.array(kpoints)
@@ -83,8 +104,15 @@ def critical_fraction(field: np.ndarray, gap: float, cell: np.ndarray, kpoints: 
     return float(drop.max() / gap) if gap > 0 else math.inf
 
 
-def _judge(eigenvalues: np.ndarray, occupied: int) -> BandGap:
-    ordered = np.sort(eigenvalues, axis=1)
+def judge_gap(eigenvalues: np.ndarray, occupied: int, nspin: int = 1) -> BandGap:
+    """Gap from eigenvalues, with an empty band or more.
+
+    Args:
+        eigenvalues: eV, (k-points, bands), spin channels side by side.
+        occupied: bands of each spin channel.
+        nspin: 1 or 2 channels.
+    """
+    ordered = np.sort(eigenvalues.reshape(len(eigenvalues) * nspin, -1), axis=1)
     gap = float(ordered[:, occupied].min() - ordered[:, occupied - 1].max())
     metallic = gap < SMALLEST_GAP
     kind = "metallic: fields need an insulator" if metallic else "insulator"

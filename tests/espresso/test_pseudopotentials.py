@@ -3,7 +3,12 @@
 import hashlib
 
 import pytest
-from fieldloop.dft_inputs.pseudopotentials import PseudopotentialError, find_pseudopotentials, read_pseudopotential
+from fieldloop.dft_inputs.pseudopotentials import (
+    PseudopotentialError,
+    family_hash,
+    find_pseudopotentials,
+    read_pseudopotential,
+)
 
 UPF1 = """<PP_INFO>
 </PP_INFO>
@@ -72,10 +77,10 @@ def test_norm_conserving_is_preferred(tmp_path):
 
 def test_a_name_settles_the_choice(tmp_path):
     write(tmp_path, "Si.a.UPF")
-    write(tmp_path, "Si.b.UPF")
+    write(tmp_path, "Si.b.UPF", template=UPF1)
     assert find_pseudopotentials(tmp_path, ["Si"], {"Si": "Si.b.UPF"})["Si"].path.name == "Si.b.UPF"
     with pytest.raises(
-        PseudopotentialError, match=r"several pseudopotentials for Si .*Si\.a\.UPF, Si\.b\.UPF.*name one"
+        PseudopotentialError, match=r"several pseudopotentials for Si .*Si\.a\.UPF \(PZ\), Si\.b\.UPF.*name one"
     ):
         find_pseudopotentials(tmp_path, ["Si"])
 
@@ -114,4 +119,54 @@ def test_mixed_functionals(tmp_path):
 def test_rubbish(tmp_path, name, text):
     (tmp_path / name).write_text(text)
     with pytest.raises(PseudopotentialError, match=r"no readable UPF or \.gth"):
+        find_pseudopotentials(tmp_path, ["Si"])
+
+
+def test_copies_of_one_file_are_one_file(tmp_path):
+    write(tmp_path, "Si.UPF")
+    write(tmp_path, "Si_again.UPF")
+    assert find_pseudopotentials(tmp_path, ["Si"])["Si"].path.name == "Si.UPF"
+    write(tmp_path, "Si_other.UPF", functional="SLA PW PBX PBC")
+    with pytest.raises(PseudopotentialError, match=r"several .*Si\.UPF \(PZ\), Si_other\.UPF \(PBE\); name one"):
+        find_pseudopotentials(tmp_path, ["Si"])
+
+
+def test_a_family_is_known_by_content(tmp_path):
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder, f"Si_{folder}.UPF")
+        write(tmp_path / folder, "O.UPF", element="O")
+    one, two = (find_pseudopotentials(tmp_path / folder, elements) for folder, elements in
+                (("one", ["Si", "O"]), ("two", ["O", "Si"])))  # fmt: skip
+    assert family_hash(one) == family_hash(two)
+    write(tmp_path / "two", "O.UPF", element="O", template=UPF1)
+    assert family_hash(one) != family_hash(find_pseudopotentials(tmp_path / "two", ["Si", "O"]))
+    assert family_hash(one) != family_hash({"Si": one["Si"]})
+    swapped = {"Si": one["O"], "O": one["Si"]}
+    assert family_hash(swapped) != family_hash(one)
+
+
+@pytest.mark.parametrize("name", ["Si.rel-pbe-rrkj.UPF", "Si_r.upf"])
+def test_spin_orbit_files_are_refused(code, name):
+    """Both versions of the format, as Quantum ESPRESSO ships them."""
+    with pytest.raises(PseudopotentialError, match=r"fully relativistic .* scalar-relativistic file for Si"):
+        find_pseudopotentials(code.pseudo_dir, ["Si"], {"Si": name})
+
+
+def test_relativity_of_the_header(code):
+    found = find_pseudopotentials(code.pseudo_dir, ["Al", "Si"], {"Si": "Si.pz-vbc.UPF"})
+    assert {p.relativistic for p in found.values()} == {"no"}
+    assert not any(p.spin_orbit for p in found.values())
+
+
+@pytest.mark.parametrize(("pspxc", "functional"), [(1, "PZ"), (11, "PBE"), (18, "BLYP"), (-101130, "PBE")])
+def test_functional_of_a_goedecker_file(goedecker, tmp_path, pspxc, functional):
+    text = (goedecker / "Si.gth").read_text().replace("10  1  1", f"10 {pspxc}  1", 1)
+    (tmp_path / "Si.gth").write_text(text)
+    assert find_pseudopotentials(tmp_path, ["Si"])["Si"].functional == functional
+
+
+def test_a_functional_that_pw_does_not_know(goedecker, tmp_path):
+    (tmp_path / "Si.gth").write_text((goedecker / "Si.gth").read_text().replace("10  1  1", "10  2  1", 1))
+    with pytest.raises(PseudopotentialError, match=r"pspxc 2, which pw\.x does not know"):
         find_pseudopotentials(tmp_path, ["Si"])
