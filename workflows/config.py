@@ -26,7 +26,8 @@ from ..active_learning.criteria import StopCriterion
 from ..active_learning.sampling.seeds import SeedSettings
 from ..active_learning.sampling.sources import located
 from ..active_learning.selection import SelectionSettings
-from ..dft_inputs.quantities import FieldStrength, Temperature, Time
+from ..dft_inputs.espresso.code import PwCode
+from ..dft_inputs.quantities import FieldStrength, Size, Temperature, Time
 from ..dft_inputs.stencil import DEFAULT_STEP
 from ..model.settings import NetworkConfig, TrainingSettings
 
@@ -64,15 +65,45 @@ class PwSection(Section):
 
     Attributes:
         command: program or path.
-        launcher: words before it, e.g. ``mpirun -np 4``.
+        launcher: ``mpirun``, ``mpiexec`` or ``srun``, or words with ``{ranks}``, e.g. ``srun --mpi=pmix -n {ranks}``.
+        ranks: processes of one SCF.
         pseudo_dir: directory of the pseudopotentials.
-        timeout: longest run of one SCF, s.
+        max_seconds: an SCF that takes longer stops with its files written, and is resumed by ``--retry-failed``.
+        timeout: longest run of one SCF, s; it is then killed.
+        scratch_dir: fast local disk for wavefunctions; beside the inputs where not given.
+        scratch_quota: most scratch files of one label, e.g. ``20 GB``.
     """
 
     command: Annotated[str, AfterValidator(_program)] = "pw.x"
     launcher: Annotated[str, AfterValidator(_words)] = ""
+    ranks: PositiveInt = 1
     pseudo_dir: Path = Path("/usr/share/espresso/pseudo")
+    max_seconds: float | None = Field(default=None, gt=0)
     timeout: float = Field(default=86400.0, gt=0)
+    scratch_dir: Path | None = None
+    scratch_quota: Annotated[Size, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _launchable(self) -> PwSection:
+        try:
+            self.code({})
+        except ValidationError as error:
+            raise ValueError(first_error(error)) from error
+        return self
+
+    def code(self, pseudopotentials: dict[str, str]) -> PwCode:
+        """How pw.x is run, with these file names by element."""
+        return PwCode(
+            command=self.command,
+            launcher=tuple(shlex.split(self.launcher)),
+            ranks=self.ranks,
+            pseudo_dir=str(self.pseudo_dir),
+            pseudopotentials=pseudopotentials,
+            max_seconds=self.max_seconds,
+            timeout=self.timeout,
+            scratch_dir=None if self.scratch_dir is None else str(self.scratch_dir),
+            scratch_quota=self.scratch_quota,
+        )
 
 
 class CodesSection(Section):
@@ -91,6 +122,7 @@ class LabelSection(Section):
         pseudopotentials: file name by element; found by element in ``pseudo_dir`` where not given.
         field_step: step of the field stencil, or ``auto`` to choose it from the gap of the parent.
         order: order of the stencil, 2 or 4; with 4 the responses of order 2 are stored beside.
+        split_fields: a job for zero field and one for each axis, for frames that outlast a batch job.
     """
 
     protocol: str = "standard"
@@ -100,6 +132,7 @@ class LabelSection(Section):
         Annotated[FieldStrength, Field(gt=0)] | None, BeforeValidator(lambda step: None if step == "auto" else step)
     ] = DEFAULT_STEP
     order: Literal[2, 4] = 2
+    split_fields: bool = False
 
 
 class CommitteeSection(Section):
@@ -250,7 +283,9 @@ def load_project(path: Path, kind: type[C]) -> C:
         raise ConfigError(f"{path}: {first_error(error)}") from error
     base = path.resolve().parent
     pw = config.codes.pw
-    placed = {"command": _placed(pw.command, base), "pseudo_dir": base / pw.pseudo_dir.expanduser()}
+    placed: dict[str, Any] = {"command": _placed(pw.command, base), "pseudo_dir": base / pw.pseudo_dir.expanduser()}
+    if pw.scratch_dir is not None:
+        placed["scratch_dir"] = base / pw.scratch_dir.expanduser()
     changes: dict[str, Any] = {
         "structure": base / config.structure.expanduser(),
         "directory": base / config.directory.expanduser(),

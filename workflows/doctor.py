@@ -119,13 +119,7 @@ def _complaint(need: Requirement) -> str | None:
 def _code(config: CampaignConfig | None) -> PwCode:
     if config is None:
         return PwCode()
-    pw = config.codes.pw
-    return PwCode(
-        command=pw.command,
-        launcher=tuple(shlex.split(pw.launcher)),
-        pseudo_dir=str(pw.pseudo_dir),
-        pseudopotentials=config.label.pseudopotentials,
-    )
+    return config.codes.pw.code(config.label.pseudopotentials)
 
 
 def check_pw(code: PwCode) -> Finding:

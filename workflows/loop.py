@@ -23,7 +23,6 @@ from ..active_learning.sampling.frames import Sampled
 from ..active_learning.sampling.seeds import SeedSettings, seed_frames
 from ..active_learning.selection import SelectionSettings
 from ..active_learning.uncertainty.committee import Spread
-from ..dft_inputs.espresso.code import PwCode
 from ..dft_inputs.espresso.settings import PwSettings
 from ..dft_inputs.records import Frame, LabelledFrame
 from .config import CampaignConfig, ConfigError, ProjectConfig
@@ -108,10 +107,11 @@ class LoopMaker(Maker):
         """
         parent = as_frame(structure)
         frames = first_frames or seed_frames(parent, self.seeds)
-        check = self.label.make_check(parent, self.explore.fields)
-        labels = [self.label.make(frame, proposal, gap=check.output.gap) for frame, proposal in frames]
+        loop = replace(self, label=self.label.for_parent(parent))
+        check = loop.label.make_check(parent, self.explore.fields)
+        labels = [loop.label.make(frame, proposal, gap=check.output.gap) for frame, proposal in frames]
         # Later jobs need not make the frames again, which may take molecular dynamics.
-        maker = replace(self, held_out=self._held_out([frame for frame, _ in frames]))
+        maker = replace(loop, held_out=loop._held_out([frame for frame, _ in frames]))
         first = plan(maker, parent, check.output, [job.output for job in labels], [], [])
         return Flow([check, *labels, _decision(first, 0, parent, lost_labels=True)], name=self.name)
 
@@ -140,14 +140,13 @@ def label_maker(config: ProjectConfig) -> LabelMaker:
         from .config import first_error  # noqa: PLC0415
 
         raise ConfigError(f"label.settings: {first_error(error)}") from error
-    code = PwCode(
-        command=pw.command,
-        launcher=pw.launcher,  # type: ignore[arg-type]  (split by the model)
-        timeout=pw.timeout,
-        pseudo_dir=str(pw.pseudo_dir),
-        pseudopotentials=section.pseudopotentials,
+    return LabelMaker(
+        settings=settings,
+        step=section.field_step,
+        order=section.order,
+        code=pw.code(section.pseudopotentials),
+        split_fields=section.split_fields,
     )
-    return LabelMaker(settings=settings, step=section.field_step, order=section.order, code=code)
 
 
 @job
