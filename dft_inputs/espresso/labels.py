@@ -9,17 +9,21 @@ from pathlib import Path
 import numpy as np
 
 from ..branches import align_enthalpies, string_lattice
+from ..pseudopotentials import family_hash
 from ..quality import DEFAULT_BOUNDS, QualityBounds, assemble
 from ..records import ElectricResponse, FieldPoint, Frame, LabelledFrame, Proposal, Provenance, Quality
 from ..stencil import ZERO, Stencil
+from .attempts import repair_lines
 from .code import PwCode
-from .gap import critical_fraction
-from .inputs import inputs_hash, label_id
+from .gap import critical_fraction, judge_gap
+from .inputs import inputs_hash, label_id, occupied_bands, settings_hash
 from .outputs import PwOutput, PwOutputError
-from .phases import dipole_from_phases, read_phases
 from .run import PwRunError, lease
 from .settings import PwSettings
 from .stencil_runs import ORIGIN, StencilJob, run_stencil
+
+LARGEST_BASE_FRACTION = 0.5
+"""Of the critical field: the strongest field about which a stencil may be centred."""
 
 
 def label_frame(
@@ -30,7 +34,6 @@ def label_frame(
     directory: Path | str,
     proposal: Proposal | None = None,
     *,
-    gap: float | None = None,
     bounds: QualityBounds = DEFAULT_BOUNDS,
 ) -> LabelledFrame:
     """Label a frame by finite fields, resuming from the points already in ``directory``.
@@ -44,51 +47,118 @@ def label_frame(
         code: how to run pw.x.
         directory: of this frame alone.
         proposal: why it is labelled.
-        gap: band gap in eV, for the check against the critical field.
         bounds: what passes the checks.
 
     Raises:
         PwNotFoundError, PseudopotentialError, ValueError: nothing was run; the message says what to do.
         DirectoryBusyError: another process labels in this directory.
     """
-    code.argv()
-    settings.check_cell(frame.cell)
-    pseudopotentials = code.find_pseudopotentials(frame.species)
-    identity = label_id(frame, settings, pseudopotentials, stencil)
-    job = StencilJob(frame, settings, stencil, code, pseudopotentials, Path(directory), identity)
+    job = prepare_job(frame, settings, stencil, code, directory)
+    settings = job.settings
     texts = {name: job.text(name) for name in job.fields}
     outputs: dict[str, PwOutput] = {}
     points: dict[str, FieldPoint] = {}
-    failure, response, quality = None, ElectricResponse(), Quality()
+    failure, gap, response, quality = None, None, ElectricResponse(), Quality()
     with lease(job.directory, code.lease_timeout, code.program) as descriptor:
         try:
             for name, output in run_stencil(job, texts, descriptor):
                 outputs[name] = output
                 reference = _reference_dipole(job)
-                if name != ORIGIN:
-                    relative = name != next(iter(job.fields))
-                    points[name] = field_point(name, output, reference, relative=relative)
-            points, response, quality = checked(points, outputs[ZERO], stencil, gap, bounds)
+                if name == job.first:
+                    gap = _insulating_gap(job, output)
+                    check_base_field(stencil, gap, frame, settings)
+                if name == ZERO == job.first:
+                    points[name] = zero_point(output, reference)
+                elif name != ORIGIN:
+                    points[name] = field_point(name, output, reference, relative=True)
+            repairs = [line for name in outputs for line in repair_lines(job.folder(name), name)]
+            points, response, quality = checked(points, outputs[ZERO], stencil, gap, bounds, repairs)
         except (PwRunError, PwOutputError, OSError) as error:
-            failure = _words(error)
+            failure = failure_words(error)
     return LabelledFrame(
-        label_id=identity,
+        label_id=job.label_id,
         frame=frame,
         status="failed" if failure else "done",
         failure=failure,
         response=response,
-        field_points=tuple(points.values()),
+        field_points=tuple(points[name] for name in stencil.points() if name in points),
+        lower_orders=() if failure else stencil.differences(points),
         proposal=proposal or Proposal(origin="import"),
         provenance=_provenance(job, outputs),
         quality=quality,
     )
 
 
-def _words(error: Exception) -> str:
+def prepare_job(
+    frame: Frame, settings: PwSettings, stencil: Stencil, code: PwCode, directory: Path | str
+) -> StencilJob:
+    """The runs of a label, with all checked that can be without running; raises as ``label_frame``."""
+    code.argv()
+    settings = settings if settings.kpoints else settings.for_cell(frame.cell)
+    settings.check_cell(frame.cell)
+    pseudopotentials = code.find_pseudopotentials(frame.species)
+    settings.check_electrons(frame.species, pseudopotentials)
+    identity = label_id(frame, settings, pseudopotentials, stencil)
+    return StencilJob(frame, settings, stencil, code, pseudopotentials, Path(directory), identity)
+
+
+def failure_words(error: Exception) -> str:
     """One line for the record; a full disk has no file to blame."""
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return "No space left on device"
     return " ".join(str(error).split())
+
+
+def zero_point(output: PwOutput, electronic_dipole: np.ndarray) -> FieldPoint:
+    """The zero-field point from a plain SCF and the dipole that its Berry phases give, e A, (3,).
+
+    Raises:
+        PwOutputError: a run without forces, or one that does not tell the valences.
+    """
+    if output.forces is None or not set(output.frame.species) <= set(output.valences):
+        raise PwOutputError("the zero-field run has no forces or no table of valences")
+    charges = np.array([output.valences[symbol] for symbol in output.frame.species])
+    return FieldPoint(
+        name=ZERO,
+        field=output.field,
+        enthalpy=output.enthalpy,
+        forces=output.forces,
+        polarization=electronic_dipole + charges @ output.frame.positions,
+        stress=output.stress,
+        scf_accuracy=output.scf_accuracy,
+        scf_iterations=output.iterations,
+        seconds=output.wall_time,
+        magnetization=output.magnetization,
+        absolute_magnetization=output.absolute_magnetization,
+    )
+
+
+def _insulating_gap(job: StencilJob, zero: PwOutput) -> float:
+    """Gap of this frame on its mesh, eV.
+
+    Raises:
+        PwRunError: it is closed, so no field can be applied.
+    """
+    if abs(zero.n_electrons - sum(zero.valences[symbol] for symbol in zero.frame.species)) > 1e-6:
+        raise PwRunError(f"the cell is charged: {zero.n_electrons:g} electrons; label neutral cells")
+    found = judge_gap(zero.eigenvalues, occupied_bands(job.frame, job.pseudopotentials), zero.nspin)
+    if found.metallic:
+        raise PwRunError(found.reason)
+    return found.gap
+
+
+def check_base_field(stencil: Stencil, gap: float, frame: Frame, settings: PwSettings) -> None:
+    """Refuse a stencil about a field too strong for the frame.
+
+    Raises:
+        PwRunError: above ``LARGEST_BASE_FRACTION`` of the critical field.
+    """
+    fraction = critical_fraction(np.array(stencil.base), gap, frame.cell, settings.mesh)
+    if fraction > LARGEST_BASE_FRACTION:
+        raise PwRunError(
+            f"the base field {[round(float(c), 6) for c in stencil.base]} V/A is {fraction:.2f} of the critical field "
+            f"of this frame (gap {gap:.2f} eV); label it at {LARGEST_BASE_FRACTION:g} of it or less"
+        )
 
 
 def field_point(name: str, output: PwOutput, reference: np.ndarray, *, relative: bool) -> FieldPoint:
@@ -118,6 +188,9 @@ def field_point(name: str, output: PwOutput, reference: np.ndarray, *, relative:
         scf_accuracy=output.scf_accuracy,
         scf_iterations=output.iterations,
         seconds=output.wall_time,
+        polarization_accuracy=None if output.dipole_change is None else float(np.abs(output.dipole_change).max()),
+        magnetization=output.magnetization,
+        absolute_magnetization=output.absolute_magnetization,
     )
 
 
@@ -148,10 +221,8 @@ def checked(
 
 
 def _reference_dipole(job: StencilJob) -> np.ndarray:
-    """Electronic dipole of the run that wrote the phases, its strings on one branch."""
-    folder = job.folder(next(iter(job.fields)))
     try:
-        return dipole_from_phases(read_phases(folder), job.frame.cell)
+        return job.reference_dipole()
     except ValueError as error:
         raise PwOutputError(str(error)) from error
 
@@ -163,7 +234,10 @@ def _provenance(job: StencilJob, outputs: Mapping[str, PwOutput]) -> Provenance:
         code_version=" ".join(sorted(versions)),
         protocol=job.settings.protocol,
         inputs_hash=inputs_hash(job.settings, job.pseudopotentials, job.stencil),
+        settings_hash=settings_hash(job.settings),
+        kpoints=job.settings.mesh,
         pseudopotentials={element: p.sha256 for element, p in job.pseudopotentials.items()},
+        pseudopotential_family=family_hash(job.pseudopotentials),
         scf_count=len(outputs),
         scf_iterations=sum(output.iterations for output in outputs.values()),
         seconds=sum(output.wall_time for output in outputs.values()),

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from fieldloop.dft_inputs.espresso import PwSettings, label_frame
-from fieldloop.dft_inputs.espresso.inputs import field_input
-from fieldloop.dft_inputs.espresso.labels import field_point
-from fieldloop.dft_inputs.espresso.phases import dipole_from_phases, read_phases
+from fieldloop.dft_inputs.espresso.inputs import occupied_bands, zero_input
+from fieldloop.dft_inputs.espresso.labels import zero_point
+from fieldloop.dft_inputs.espresso.phases import dipole_from_phases, string_phases
 from fieldloop.dft_inputs.espresso.run import lease, link_pseudopotentials, run_point
 from fieldloop.dft_inputs.polarization import fold
 from fieldloop.dft_inputs.quality import QualityBounds, assemble
@@ -25,12 +25,13 @@ def responses(stored, name):
 def zero_field_polarization(frame, settings, code, directory):
     """P from one SCF at zero field, on whatever branch it lands."""
     pseudopotentials = code.find_pseudopotentials(frame.species)
-    text = field_input(frame, settings, pseudopotentials, np.zeros(3), restart=False, comment="P")
+    text = zero_input(frame, settings, pseudopotentials, "P")
     with lease(directory, 1.0) as descriptor:
         link_pseudopotentials(directory, pseudopotentials)
         output = run_point(directory / "zero", text, code, name="zero", lease_descriptor=descriptor)
-    electronic = dipole_from_phases(read_phases(directory / "zero" / "scratch", "pwscf."), frame.cell)
-    return field_point("zero", output, electronic, relative=False).polarization
+    save = directory / "zero" / "scratch" / "pwscf.save"
+    phases = string_phases(save, settings.mesh, occupied_bands(frame, pseudopotentials))
+    return zero_point(output, dipole_from_phases(phases, frame.cell)).polarization
 
 
 def charge_from_displacement(frame, atom, axis, settings, code, directory, move, step=0.02):
