@@ -18,13 +18,21 @@ from .stencil import ZERO
 
 _TOLERANCE = 0.05
 """A jump must match a lattice vector to this fraction of the shortest quantum to be repaired."""
-_RANGE = range(-4, 5)
+_STRINGS = range(-4, 5)
+"""Single strings that hop, along each lattice vector; all strings of a direction hop together up to twice."""
+_WHOLE = range(-2, 3)
 
 
 def string_lattice(cell: np.ndarray, kpoints: tuple[int, int, int], electrons: int = 1) -> np.ndarray:
     """Rows ``electrons * a_i / N_strings_i`` in e A, (3, 3): what P moves by when one k-string hops."""
-    strings = np.prod(kpoints) / np.array(kpoints)
+    strings = np.array(string_counts(kpoints))
     return electrons * np.asarray(cell) / strings[:, None]
+
+
+def string_counts(kpoints: tuple[int, int, int]) -> tuple[int, int, int]:
+    """k-strings along each lattice vector."""
+    n1, n2, n3 = kpoints
+    return (n2 * n3, n1 * n3, n1 * n2)
 
 
 def align_dipoles(points: Mapping[str, FieldPoint], lattice: np.ndarray) -> tuple[dict[str, FieldPoint], list[str]]:
@@ -46,10 +54,18 @@ def enthalpy_residual(point: FieldPoint, zero: FieldPoint) -> float:
     return float(point.enthalpy - zero.enthalpy + mean @ (point.field - zero.field))
 
 
-def align_enthalpies(points: Mapping[str, FieldPoint], lattice: np.ndarray) -> tuple[dict[str, FieldPoint], list[str]]:
-    """Move each enthalpy by the -E.nQ that puts it on the branch of the dipoles; points and one line per repair."""
+def align_enthalpies(
+    points: Mapping[str, FieldPoint], lattice: np.ndarray, strings: tuple[int, int, int] = (1, 1, 1)
+) -> tuple[dict[str, FieldPoint], list[str]]:
+    """Move each enthalpy by the -E.nQ that puts it on the branch of the dipoles; points and one line per repair.
+
+    Args:
+        points: of a stencil, with their dipoles on one branch.
+        lattice: from ``string_lattice``.
+        strings: from ``string_counts``: with them jumps of whole quanta, of all strings at once, are repaired too.
+    """
     zero = points[ZERO]
-    quanta = np.array(sorted(itertools.product(_RANGE, repeat=3), key=lambda n: np.abs(n).sum())) @ lattice
+    quanta = _jumps(strings) @ lattice
     shortest = np.linalg.norm(lattice, axis=1).min()
     aligned, repairs = {}, []
     for name, point in points.items():
@@ -67,6 +83,13 @@ def align_enthalpies(points: Mapping[str, FieldPoint], lattice: np.ndarray) -> t
                 point = point.model_copy(update={"enthalpy": point.enthalpy - float(jump @ step)})  # noqa: PLW2901
         aligned[name] = point
     return aligned, repairs
+
+
+def _jumps(strings: tuple[int, int, int]) -> np.ndarray:
+    """Jumps to look for in string quanta, the fewest strings first, (n, 3)."""
+    single = itertools.product(_STRINGS, repeat=3)
+    whole = ([n * m for n, m in zip(jump, strings, strict=True)] for jump in itertools.product(_WHOLE, repeat=3))
+    return np.array(sorted({*map(tuple, single), *map(tuple, whole)}, key=lambda jump: (sum(map(abs, jump)), jump)))
 
 
 def _words(vector: np.ndarray) -> str:
