@@ -10,7 +10,7 @@ import fcntl
 import os
 import socket
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +18,8 @@ from jobflow.core.flow import Flow
 from jobflow.core.job import Job
 from jobflow.core.store import JobStore
 
+from ..active_learning.sampling.frames import Sampled
+from ..active_learning.sampling.lammps_run import Progress
 from ..dft_inputs.espresso.inputs import SMALLEST_FIELD
 from ..dft_inputs.records import Frame
 from ..dft_inputs.units import RYDBERG_FIELD_IN_V_PER_ANGSTROM
@@ -25,6 +27,7 @@ from .config import CampaignConfig, ConfigError, ProjectConfig, first_error, loa
 from .labelling import LabelMaker
 from .loop import LoopMaker, label_maker
 from .root_lock import LOCK_FILE
+from .seeding import campaign_frames
 from .store import SQLiteStore
 
 STORE_FILE = "fieldloop.sqlite"
@@ -41,6 +44,7 @@ class PreparedLoop:
     Attributes:
         config: its file.
         parent: the crystal.
+        first_frames: the first frames to label, the parent among them.
         maker: the loop.
         check: the job that refuses a metal or too strong a field; the flow holds it too.
         flow: its first jobs.
@@ -48,24 +52,36 @@ class PreparedLoop:
 
     config: CampaignConfig
     parent: Frame
+    first_frames: Sequence[Sampled]
     maker: LoopMaker
     check: Job
     flow: Flow
 
 
-def prepare_loop(config: CampaignConfig) -> PreparedLoop:
-    """Check everything that can be checked without DFT, cheapest first.
+def prepare_loop(config: CampaignConfig, progress: Progress | None = None) -> PreparedLoop:
+    """Check everything that can be checked without DFT, cheapest first, and make the first frames.
+
+    With ``field_step: auto`` one SCF of the parent follows, whose gap gives the step; the check finds it again.
+
+    Args:
+        config: the campaign.
+        progress: is told how much of the first frames is made, from 0 to 1.
 
     Raises:
         ConfigError: a structure, setting or unit that cannot work.
         PwNotFoundError, PseudopotentialError, SeedError: see there.
+        CampaignError: the step follows from the gap, and there is none.
     """
     parent = read_parent(config)
     maker = LoopMaker.from_config(config, parent.species)
+    maker = replace(maker, label=maker.label.for_parent(parent))
     check_label_inputs(maker.label, [parent])
     _check_neutral(config, parent)
+    frames = campaign_frames(parent, config, progress)
+    check_label_inputs(maker.label, [frame for frame, _ in frames])
+    maker = replace(maker, label=maker.label.with_step(parent, config.directory))
     check = maker.label.make_check(parent, maker.explore.fields)
-    return PreparedLoop(config, parent, maker, check, maker.make(parent))
+    return PreparedLoop(config, parent, frames, maker, check, maker.make(parent, frames))
 
 
 def check_label_inputs(maker: LabelMaker, frames: Iterable[Frame]) -> None:
@@ -76,20 +92,30 @@ def check_label_inputs(maker: LabelMaker, frames: Iterable[Frame]) -> None:
         PseudopotentialError: an element without a usable file.
         ConfigError: a mesh or field step that pw.x cannot do.
     """
-    try:
-        _ = maker.stencil
-    except ValueError as error:
-        raise ConfigError(f"label.field_step: {error}") from error
+    if maker.step is not None:
+        _check_step(maker)
     maker.code.argv()
-    smallest = SMALLEST_FIELD * RYDBERG_FIELD_IN_V_PER_ANGSTROM
-    if maker.step < smallest:
-        raise ConfigError(f"label.field_step: pw.x ignores fields below {smallest:.2e} V/A, got {maker.step:.2e}")
     for frame in frames:
-        maker.code.find_pseudopotentials(frame.species)
+        pseudopotentials = maker.code.find_pseudopotentials(frame.species)
         try:
-            maker.settings.check_cell(frame.cell)
+            settings = maker.settings_for(frame)
+            settings.check_cell(frame.cell)
         except ValueError as error:
             raise ConfigError(f"label.settings.kpoints: {error}") from error
+        try:
+            settings.check_electrons(frame.species, pseudopotentials)
+        except ValueError as error:
+            raise ConfigError(f"{frame.formula}: {error}") from error
+
+
+def _check_step(maker: LabelMaker) -> None:
+    try:
+        step = maker.stencil.step
+    except ValueError as error:
+        raise ConfigError(f"label.field_step: {error}") from error
+    smallest = SMALLEST_FIELD * RYDBERG_FIELD_IN_V_PER_ANGSTROM
+    if step < smallest:
+        raise ConfigError(f"label.field_step: pw.x ignores fields below {smallest:.2e} V/A, got {step:.2e}")
 
 
 def _check_neutral(config: CampaignConfig, parent: Frame) -> None:
@@ -139,12 +165,12 @@ def identity(config: CampaignConfig) -> dict[str, Any]:
     Raises:
         ConfigError, PseudopotentialError: settings or a structure that cannot be read.
     """
-    maker = label_maker(config)
-    pseudopotentials = maker.code.find_pseudopotentials(read_parent(config).species)
+    maker, parent = label_maker(config), read_parent(config)
+    pseudopotentials = maker.code.find_pseudopotentials(parent.species)
     return {
         "name": config.name,
-        **maker.settings.identity(),
-        "field_step": maker.step,
+        **maker.settings_for(parent).identity(),
+        "field_step": maker.step or "auto",
         "order": maker.order,
         **{f"pseudopotential of {element}": p.sha256[:12] for element, p in pseudopotentials.items()},
     }

@@ -47,7 +47,7 @@ def test_single_kpoint_needs_an_upright_cell(primitive, rattled):
 def test_input_holds_the_field_and_the_geometry(rattled, fast, code, tmp_path):
     pseudopotentials = code.find_pseudopotentials(rattled.species)
     field = np.array([0.0, -2e-4, 1e-4]) * RYDBERG_FIELD_IN_V_PER_ANGSTROM
-    text = field_input(rattled, fast, pseudopotentials, field, restart=True, comment="one")
+    text = field_input(rattled, fast, pseudopotentials, field, comment="one")
     (tmp_path / "pw.in").write_text(text)
     atoms = read(tmp_path / "pw.in", format="espresso-in")
     assert np.allclose(atoms.positions, rattled.positions, atol=1e-10)
@@ -61,7 +61,7 @@ def test_input_holds_the_field_and_the_geometry(rattled, fast, code, tmp_path):
 def test_fields_that_pw_would_ignore_are_refused(rattled, fast, code):
     pseudopotentials = code.find_pseudopotentials(rattled.species)
     with pytest.raises(ValueError, match="ignores field components below"):
-        field_input(rattled, fast, pseudopotentials, np.array([1e-6, 0, 0]), restart=True, comment="one")
+        field_input(rattled, fast, pseudopotentials, np.array([1e-6, 0, 0]), comment="one")
 
 
 def test_label_id_depends_on_what_determines_the_numbers(rattled, primitive, fast, code, tmp_path):

@@ -21,6 +21,7 @@ from ..campaign import (
     open_store,
     prepare_loop,
     read_frames,
+    read_parent,
 )
 from ..config import CampaignConfig, ProjectConfig, load_config
 from ..executors import FlowResult, JobEvent, run_flow
@@ -31,6 +32,7 @@ from ..queries import read_campaign
 from ..records import GenerationRecord, SelectionRecord
 from ..status import campaign_status
 from .errors import FAILED, INTERRUPTED, complain
+from .sampling import sampling_progress
 from .tables import cost_line, generation_table, new_console
 
 _REFUSALS = ("CampaignError", "PwRunError", "PwOutputError", "PwNotFoundError", "PseudopotentialError")
@@ -45,7 +47,8 @@ def run_campaign(file: Path, *, retry_failed: bool = False, quiet: bool = False)
         CampaignError: after one SCF on the parent crystal, a metal or too strong a field.
     """
     config = load_config(file)
-    prepared = prepare_loop(config)
+    with sampling_progress(quiet) as progress:
+        prepared = prepare_loop(config, progress)
     store = open_store(config, bind=False)
     console = new_console()
     if not quiet:
@@ -106,7 +109,7 @@ class LoopWatcher:
             {"training": training_fraction(training.training.epochs, training.retraining_epochs)},
         )
         self.progress.expect("parent", 1)
-        self.progress.expect("labels", prepared.maker.seeds.count)
+        self.progress.expect("labels", len(prepared.first_frames))
 
     def __call__(self, event: JobEvent) -> None:
         """Pass an event on."""
@@ -136,8 +139,10 @@ def label_file(structure: Path, file: Path, *, retry_failed: bool = False, quiet
     """
     config = load_config(file)
     frames = read_frames(structure)
-    maker = label_maker(config)
-    check_label_inputs(maker, frames)
+    parent = read_parent(config)
+    maker = label_maker(config).for_parent(parent)
+    check_label_inputs(maker, [parent, *frames])
+    maker = maker.with_step(parent, config.directory)
     store = open_store(config, bind=False)
     checks, flow, labels = _label_flow(frames, maker, structure)
     console = new_console()
@@ -211,7 +216,8 @@ def _label_failure(store: JobStore, event: JobEvent) -> str | None:
 
 def _is_failed_label(document: dict) -> bool:
     output = document.get("output")
-    return isinstance(output, dict) and output.get("@class") == "LabelledFrame" and output.get("status") == "failed"
+    labels = ("LabelledFrame", "LabelPart")
+    return isinstance(output, dict) and output.get("@class") in labels and output.get("status") == "failed"
 
 
 def _conclude(console: Console, config: CampaignConfig, store: JobStore) -> bool:
