@@ -12,8 +12,6 @@ from pydantic import TypeAdapter, ValidationError
 from ..active_learning.sampling.frames import Sampled
 from ..active_learning.sampling.lammps_run import Progress
 from ..active_learning.sampling.seeds import SeedSettings, seed_frames
-from ..active_learning.sampling.strain import LARGEST_STRAIN
-from ..active_learning.sampling.structures import strain_between
 from ..dft_inputs.files import write_atomically
 from ..dft_inputs.records import Frame, Proposal
 from .config import CampaignConfig, ConfigError
@@ -22,7 +20,6 @@ from .keys import content_key
 FOLDER = "seeds"
 """Of a campaign's directory."""
 
-_ROUNDING = 1e-6
 _FRAMES = TypeAdapter(list[tuple[Frame, Proposal]])
 
 
@@ -67,24 +64,12 @@ def campaign_frames(parent: Frame, config: CampaignConfig, progress: Progress | 
 
     Raises:
         SeedError: see ``seed_frames``.
-        ConfigError: frames that are not of the parent's atoms and cell, or too few of them.
+        ConfigError: too few frames.
     """
     frames = first_frames(parent, config.seeds, config.directory, progress)
-    for frame, proposal in frames:
-        _check_one_data_set(parent, frame, proposal)
     if len(frames) < (least := config.committee.validation_every):
         raise ConfigError(f"seeds: {len(frames)} frames leave none to validate on: make at least {least}")
     return frames
-
-
-def _check_one_data_set(parent: Frame, frame: Frame, proposal: Proposal) -> None:
-    """A campaign has one product N_i |a_i| of mesh and cell, and one k-mesh, that of its parent."""
-    if frame.species != parent.species or strain_between(parent, frame) > LARGEST_STRAIN + _ROUNDING:
-        raise ConfigError(
-            f"seeds: the source {proposal.origin} makes frames of {frame.formula} in cells unlike the parent's "
-            f"({parent.formula}), and a campaign has one k-mesh: take the larger cell as structure, or label these "
-            "frames apart (fieldloop sample, then fieldloop label)"
-        )
 
 
 def _identity(parent: Frame, seeds: SeedSettings) -> str:

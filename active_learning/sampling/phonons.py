@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
+from warnings import catch_warnings
 
 import numpy as np
 from ase.data import atomic_masses, atomic_numbers
@@ -228,9 +229,10 @@ def differenced_crystal(parent: Frame, calculator: Calculator, settings: PhononS
     from phonopy.structure.atoms import PhonopyAtoms  # noqa: PLC0415  (optional)
 
     cell = PhonopyAtoms(symbols=list(parent.species), cell=parent.cell, positions=parent.positions)
-    phonons = phonopy.Phonopy(
-        cell, supercell_matrix=np.diag(settings.supercell), primitive_matrix=np.eye(3), log_level=0
-    )
+    with catch_warnings(action="ignore"):  # a supercell with fewer symmetries than its crystal is no concern
+        phonons = phonopy.Phonopy(
+            cell, supercell_matrix=np.diag(settings.supercell), primitive_matrix=np.eye(3), log_level=0
+        )
     rest = _forces(phonons.supercell, calculator)
     if (largest := float(np.linalg.norm(rest, axis=1).max())) > settings.max_force:
         raise SeedError(

@@ -83,6 +83,9 @@ def sampling_progress(quiet: bool) -> Iterator[Callable[[float], None]]:
     """A bar that appears once frames take time to make, and goes when they are made."""
     from rich.progress import Progress
 
-    with Progress(transient=True, disable=quiet) as bar:
+    from .tables import new_console
+
+    console = new_console()
+    with Progress(console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
         task = bar.add_task("first frames", total=1.0, visible=False)
         yield lambda done: bar.update(task, completed=done, visible=done < 1)
