@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from .errors import in_one_line
+from .errors import complain, in_one_line
 from .running import Quiet, RetryFailed
 
 if TYPE_CHECKING:
@@ -78,9 +78,8 @@ def _run_study(path: Path, write: Path | None, *, json: bool, retry_failed: bool
     except (KeyboardInterrupt, SystemExit) as error:
         return interrupted(error, f"fieldloop converge {path}")
     document = store.query_one({"uuid": study.study_uuid}, ["output"]) if result.ok else None
-    if document is not None:
-        _conclude(console, study, document["output"], write, json=json)
-    return verdict(result, reported=document is not None)
+    complete = document is not None and _conclude(console, study, document["output"], write, json=json)
+    return verdict(result, reported=complete)
 
 
 def _refuse_place(write: Path | None) -> None:
@@ -107,8 +106,8 @@ def _open_store(study: PreparedStudy) -> JobStore:
 
 def _conclude(
     console: Console, prepared: PreparedStudy, output: dict[str, Any], write: Path | None, *, json: bool
-) -> None:
-    """Print the tables and the recommendation, and write all files."""
+) -> bool:
+    """Print the tables and the recommendation, and write all files; False where a label is missing."""
     from ...dft_inputs.files import write_atomically
     from ..convergence.records import ConvergenceStudy
     from ..report.convergence import write_convergence_report
@@ -119,11 +118,15 @@ def _conclude(
         write_atomically(write, study.recommendation.yaml)
     if json:
         typer.echo(study.model_dump_json(indent=1))
-        return
-    _print_tables(console, study)
-    if write is not None:
-        console.print(f"protocol: {write}", markup=False, soft_wrap=True)
-    console.print(f"report: {page}", markup=False, soft_wrap=True)
+    else:
+        _print_tables(console, study)
+        for name, file in (("protocol", write), ("report", page)):
+            if file is not None:
+                console.print(f"{name}: {file}", markup=False, soft_wrap=True)
+    failed = sum(row.failure is not None for series in study.series for row in series.rows)
+    if failed:
+        complain(f"{failed} rows have no label; try them again with --retry-failed")
+    return not failed
 
 
 def _print_tables(console: Console, study: ConvergenceStudy) -> None:

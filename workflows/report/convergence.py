@@ -16,6 +16,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from ...dft_inputs.files import write_atomically
 from ..convergence.config import Parameter, Value, value_text
@@ -34,6 +35,9 @@ HEADINGS = {
 }
 COLUMNS = ("value", "Z* (e)", "ΔZ* (e)", "ε∞", "Δε∞ (%)", "SCFs", "iterations", "CPU (s)", "cost", "")
 """Of the tables. Cost is CPU time over that of the base; the last column has remarks."""
+
+_ALIKE = 2e-3
+"""Directions whose eps_inf differ by less than this part of it are drawn as one."""
 
 _PAPER = {INK: "#1c2026", FAINT: "#8a9099"}
 """Colours of a picture that stands by itself."""
@@ -229,7 +233,7 @@ def convergence_figure(study: ConvergenceStudy, colours: dict[Any, str] | None =
         stack.enter_context(styled())
         stack.enter_context(mpl.rc_context(colours))
         columns = len(study.series)
-        figure, axes = panels([""] * (4 * columns), columns=columns, height=2.3)
+        figure, axes = panels([""] * (4 * columns), columns=columns, height=2.1)
         for number, series in enumerate(study.series):
             column = axes[number::columns]
             _draw(study, series, column)
@@ -248,13 +252,13 @@ def _draw(study: ConvergenceStudy, series: Series, axes: Sequence[Axes]) -> None
         cation = max(known[-1][2].charges, key=lambda symbol: known[-1][2].charges[symbol])
         charge.plot(places, [got.charges[cation] for _, _, got in known], "o-", color=BLUE, ms=4, label=cation)
         _diagonal(constant, places, [got for _, _, got in known])
+        _bands(charge, constant, study, series, cation)
         _deviations(error, study, series)
         cost.plot(places, [row.cpu_seconds for _, row, _ in known], "o-", color=ORANGE, ms=4)
-        cost.set_ylim(bottom=0)
-        charge.legend(loc="best")
-        if len(study.series) < 2 or series is study.series[0]:
-            constant.legend(loc="best")
-            error.legend(loc="best")
+        cost.set_ylim(0, 1.08 * cost.get_ylim()[1])
+        if series is study.series[0]:
+            for ax in (charge, constant, error):
+                ax.legend(loc="best")
     ticks = [_tick(series.parameter, row.setting.value(series.parameter)) for row in series.rows]
     for ax in axes:
         ax.set_xlim(-0.4, len(ticks) - 0.6)
@@ -266,11 +270,30 @@ def _draw(study: ConvergenceStudy, series: Series, axes: Sequence[Axes]) -> None
 def _diagonal(ax: Axes, places: np.ndarray, all_responses: Sequence[Responses]) -> None:
     """Diagonal of eps_inf, one line for directions that are alike."""
     values = np.array([got.dielectric.diagonal() for got in all_responses])
-    if np.ptp(values, axis=1).max() < 1e-3:
+    if np.ptp(values, axis=1).max() < _ALIKE * values.mean():
         ax.plot(places, values.mean(axis=1), "o-", color=BLUE, ms=4, label="mean")
         return
     for line, text, colour, marker in zip(values.T, ("xx", "yy", "zz"), (BLUE, VERMILLION, GREEN), "osv", strict=True):
         ax.plot(places, line, marker=marker, ls="-", color=colour, ms=4, label=text)
+
+
+def _bands(charge: Axes, constant: Axes, study: ConvergenceStudy, series: Series, cation: str) -> None:
+    """The tolerances about the reference, which are always within the picture, so that noise is seen as such."""
+    reference = series.rows[series.reference or 0].responses
+    bounds = study.tolerances
+    if reference is None:
+        return
+    mean = reference.mean_dielectric
+    places = [
+        (charge, reference.charges[cation], bounds.born_effective_charges),
+        (constant, mean, None if bounds.dielectric is None else bounds.dielectric * mean),
+    ]
+    for ax, value, bound in places:
+        ax.ticklabel_format(axis="y", useOffset=False)
+        if bound is not None:
+            ax.axhspan(value - bound, value + bound, color=GREY, alpha=0.15, zorder=0, lw=0)
+            low, high = ax.get_ylim()
+            ax.set_ylim(min(low, value - 1.5 * bound), max(high, value + 1.5 * bound))
 
 
 def _deviations(ax: Axes, study: ConvergenceStudy, series: Series) -> None:
@@ -292,6 +315,9 @@ def _deviations(ax: Axes, study: ConvergenceStudy, series: Series) -> None:
             ax.plot(places, np.maximum(values, 1e-6), marker=marker, ls="-", color=colour, ms=4, label=text)
     ax.set_yscale("log")
     ax.axhline(study.share, color=GREY, ls="--", lw=1)
+    low, high = ax.get_ylim()
+    ax.set_ylim(min(low, study.share / 30), max(high, 3 * study.share))
+    ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _tick(parameter: Parameter, value: Value) -> str:
