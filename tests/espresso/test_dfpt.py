@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import bulk
 from fieldloop.dft_inputs.espresso import PwCode, PwOutputError, PwSettings, label_frame
 from fieldloop.dft_inputs.espresso.dfpt import PhCode, PhSettings, label_frame_dfpt, read_ph_output
 from fieldloop.dft_inputs.espresso.dfpt.inputs import dfpt_label_id
-from fieldloop.dft_inputs.pseudopotentials import PseudopotentialError
 from fieldloop.dft_inputs.records import Frame, LabelledFrame
 from fieldloop.dft_inputs.stencil import Stencil
 from fieldloop.dft_inputs.units import VACUUM_PERMITTIVITY
@@ -145,13 +145,17 @@ def test_broken_ph_gives_a_failed_record(silane, settings, silane_code, tmp_path
     assert label.response.labels == ()
 
 
-def test_goedecker_files_are_refused(silane, settings, code, goedecker, tmp_path):
-    """ph.x 6.7 gives silicon a Z* of -0.6 e with them; pw.x is right."""
-    alone = silane.model_copy(update={"species": ("Si", "O", "O", "O", "O")})
-    wrong = PhCode(pw=code.model_copy(update={"pseudo_dir": str(goedecker)}))
-    with pytest.raises(PseudopotentialError, match=r"O\.gth: ph\.x gives wrong charges with \.gth files"):
-        label_frame_dfpt(alone, settings, PhSettings(), wrong, tmp_path / "label")
-    assert not (tmp_path / "label").exists()
+def test_goedecker_files_are_tabulated(code, goedecker, tmp_path):
+    """Silicon has no Z*: with the analytic form ph.x 6.7 gives -0.59 e on this mesh."""
+    frame = Frame.from_atoms(bulk("Si", "diamond", a=5.40))
+    settings = PwSettings(ecutwfc=24, kpoints=(8, 8, 8), conv_thr=1e-11)
+    silicon = code.model_copy(update={"pseudo_dir": str(goedecker)})
+    label = label_frame_dfpt(frame, settings, PhSettings(tr2_ph=1e-12), PhCode(pw=silicon), tmp_path / "label")
+    assert label.status == "done", label.failure
+    assert np.abs(label.response.born_effective_charges).max() < 0.12
+    epsilon = 1 + label.response.polarizability[0, 0] / (VACUUM_PERMITTIVITY * frame.volume)
+    assert epsilon == pytest.approx(14.4, abs=0.2)
+    assert label.provenance.pseudopotentials["Si"] == silicon.find_pseudopotentials(["Si"])["Si"].sha256
 
 
 def test_identity(silane, settings, silane_code):
