@@ -60,15 +60,11 @@ def repair_lines(directory: Path, name: str) -> tuple[str, ...]:
         name: of the point.
     """
     attempts = read_attempts(directory)
-    failed = [attempt for attempt in attempts if attempt.failure]
-    if not failed:
-        return ()
-    tried = "; ".join(f"{attempt.failure}, then {_words(following)}" for attempt, following in _pairs(attempts))
-    return (f"{name}: {tried}",)
-
-
-def _pairs(attempts: tuple[Attempt, ...]) -> list[tuple[Attempt, Attempt]]:
-    return [(before, after) for before, after in pairwise(attempts) if before.failure]
+    failed = [(attempt, following) for attempt, following in pairwise(attempts) if attempt.failure]
+    done = [f"{attempt.failure}, then {_words(following)}" for attempt, following in failed if not attempt.resumable]
+    if stops := sum(attempt.resumable for attempt, _ in failed):
+        done.append(f"resumed {stops} time{'s' * (stops > 1)} after its time limit")
+    return (f"{name}: {'; '.join(done)}",) if done else ()
 
 
 def _words(attempt: Attempt) -> str:

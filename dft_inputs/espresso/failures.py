@@ -55,10 +55,11 @@ def exit_error(status: int, text: str, stderr: str, *, full: bool, name: str, li
         name: of the point.
         limit: seconds it was given.
     """
+    # On a full disk pw.x may end with status 0 and JOB DONE, its wavefunctions cut off.
+    if full or status in _FILE_TOO_LARGE or (status and says_disk_full(stderr + text)):
+        return disk_full(name)
     if status == 0:
         return None
-    if status in _FILE_TOO_LARGE or full or says_disk_full(stderr + text):
-        return disk_full(name)
     killed_by = -status if status < 0 else status - 128 if 128 < status < 160 else 0
     if killed_by:
         return PwRunError(f"pw.x was killed (signal {killed_by}) at {name}", Failure.KILLED)
