@@ -34,9 +34,19 @@ def test_odd_electrons_need_no_run(fast, code, tmp_path):
     assert found.metallic
     assert found.reason == "metallic: 3 electrons leave a band half filled; fields need an insulator"
     assert not (tmp_path / "gap").exists()
-    label = label_frame(aluminium, fast, Stencil(order=1), code, tmp_path / "label")
+    with pytest.raises(ValueError, match="3 electrons leave a band half filled"):
+        label_frame(aluminium, fast, Stencil(order=1), code, tmp_path / "label")
+    assert not (tmp_path / "label").exists()
+
+
+def test_a_frame_without_a_gap_fails_after_one_run(fast, counted, tmp_path):
+    code, log = counted
+    aluminium = Frame.from_atoms(bulk("Al", "fcc", a=4.05, cubic=True))
+    label = label_frame(aluminium, fast, Stencil(), code, tmp_path)
     assert label.status == "failed"
-    assert "smearing is needed at zero" in label.failure
+    assert "fields need an insulator" in label.failure
+    assert "gap" in label.failure
+    assert log.read_text().count("start") == 1
 
 
 def test_metal_with_even_electrons(fast, code, tmp_path):
@@ -61,12 +71,9 @@ def test_critical_field_along_the_lattice_vectors(primitive, rattled):
     assert critical_fraction(np.ones(3), -0.1, primitive.cell, mesh) == np.inf
 
 
-def test_gap_given_flags_a_field_too_strong(primitive_label, fast, code):
-    label, directory = primitive_label
-    again = label_frame(label.frame, fast, Stencil(), code, directory, gap=1.5)
-    fraction = max(critical_fraction(p.field, 1.5, label.frame.cell, fast.kpoints) for p in again.field_points)
-    assert again.quality.critical_field_fraction == pytest.approx(fraction)
-    assert again.quality.passed
-    weak = label_frame(label.frame, fast, Stencil(), code, directory, gap=0.02)
-    assert weak.quality.flags == ("critical_field_fraction",)
-    assert not weak.trainable
+def test_fields_are_judged_by_the_gap_of_the_frame(primitive_label, fast, code, tmp_path):
+    """The bands of the zero-field run of a label give the gap that a run of its own gives."""
+    label, _ = primitive_label
+    found = band_gap(label.frame, fast, code, tmp_path)
+    fraction = max(critical_fraction(p.field, found.gap, label.frame.cell, fast.mesh) for p in label.field_points)
+    assert label.quality.critical_field_fraction == pytest.approx(fraction, rel=1e-3)

@@ -88,7 +88,7 @@ def test_an_unreadable_structure(place):
 def test_an_odd_number_of_electrons_is_a_metal(place):
     write(place.folder / "AlAs.vasp", bulk("Al", "fcc", a=4.0) * (3, 1, 1))
     place.change("reference_charges: {Al: 3, As: -3}", "reference_charges: {}")
-    assert "metallic: 9 electrons leave a band half filled" in refused(place)
+    assert "9 electrons leave a band half filled" in refused(place)
     assert place.calls() == []
 
 
@@ -106,7 +106,7 @@ def test_fields_above_the_critical_one(place):
     place.change("protocol: fast\n  field_step: 50 MV/cm", "protocol: fast")
     place.change("5 MV/cm", "500 MV/cm")
     assert "lower exploration.fields" in refused(place)
-    assert len(place.calls()) == 2
+    assert len(place.calls()) == 1, "both ask for the same gap run"
 
 
 @pytest.mark.parametrize(
