@@ -186,6 +186,7 @@ class FieldPoint(Record):
         polarization_accuracy: how far P moved in the last SCF iteration, e A; None where there was no other.
         magnetization, absolute_magnetization: total, and integral of its absolute value, Bohr magnetons; None without
             spin polarization.
+        rotated_from: the point it follows from by the symmetry of the crystal; no SCF was run for it.
     """
 
     name: str
@@ -200,6 +201,7 @@ class FieldPoint(Record):
     polarization_accuracy: float | None = None
     magnetization: float | None = None
     absolute_magnetization: float | None = None
+    rotated_from: str | None = None
 
 
 class StencilDifferences(Record):

@@ -209,6 +209,7 @@ def rotate_point(point: FieldPoint, operation: Operation, zero: FieldPoint, *, n
     common = np.zeros_like(zero.forces) if operation.keeps_grid else zero.forces
     return FieldPoint(
         name=name,
+        rotated_from=point.name,
         field=field,
         enthalpy=point.enthalpy + float(zero.polarization @ (point.field - field)),
         forces=common + operation.rotate_vectors(point.forces - common),

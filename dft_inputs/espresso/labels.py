@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from ..branches import align_enthalpies, string_lattice
+from ..branches import align_enthalpies, string_counts, string_lattice
+from ..polarization import quantum_lattice
 from ..pseudopotentials import family_hash
 from ..quality import DEFAULT_BOUNDS, QualityBounds, assemble
 from ..records import ElectricResponse, FieldPoint, Frame, LabelledFrame, Proposal, Provenance, Quality
 from ..stencil import ZERO, Stencil
+from ..symmetry import asymmetry, finite_field_operations, full_stencil, space_group
 from .attempts import repair_lines
 from .code import PwCode
 from .gap import critical_fraction, judge_gap
@@ -22,6 +25,8 @@ from .run import PwRunError, lease
 from .settings import PwSettings
 from .stencil_runs import ORIGIN, StencilJob, run_stencil
 
+SYMMETRIC = 1e-3
+"""eV/A and e A: a state that violates the symmetry of its crystal by more is computed in full."""
 LARGEST_BASE_FRACTION = 0.5
 """Of the critical field: the strongest field about which a stencil may be centred."""
 
@@ -54,25 +59,27 @@ def label_frame(
         DirectoryBusyError: another process labels in this directory.
     """
     job = prepare_job(frame, settings, stencil, code, directory)
-    settings = job.settings
-    texts = {name: job.text(name) for name in job.fields}
     outputs: dict[str, PwOutput] = {}
     points: dict[str, FieldPoint] = {}
-    failure, gap, response, quality = None, None, ElectricResponse(), Quality()
+    failure, response, quality = None, ElectricResponse(), Quality()
     with lease(job.directory, code.lease_timeout, code.program) as descriptor:
         try:
-            for name, output in run_stencil(job, texts, descriptor):
+            job = _with_symmetry(job, descriptor)
+            for name, output in run_stencil(job, descriptor):
                 outputs[name] = output
-                reference = _reference_dipole(job)
                 if name == job.first:
-                    gap = _insulating_gap(job, output)
-                    check_base_field(stencil, gap, frame, settings)
-                if name == ZERO == job.first:
-                    points[name] = zero_point(output, reference)
-                elif name != ORIGIN:
-                    points[name] = field_point(name, output, reference, relative=True)
+                    check_base_field(stencil, _insulating_gap(job, output), frame, job.settings)
+                if name != ORIGIN:
+                    points[name] = _point(job, name, output)
             repairs = [line for name in outputs for line in repair_lines(job.folder(name), name)]
-            points, response, quality = checked(points, outputs[ZERO], stencil, gap, bounds, repairs)
+            points, response, quality = checked(
+                _rotated(job, points, outputs[ZERO]),
+                outputs[ZERO],
+                stencil,
+                _insulating_gap(job, outputs[job.first]),
+                bounds,
+                repairs,
+            )
         except (PwRunError, PwOutputError, OSError) as error:
             failure = failure_words(error)
     return LabelledFrame(
@@ -107,6 +114,36 @@ def failure_words(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return "No space left on device"
     return " ".join(str(error).split())
+
+
+def _with_symmetry(job: StencilJob, descriptor: int) -> StencilJob:
+    """The job without the points that follow from others by symmetry, if the state has that of its crystal.
+
+    Spin-polarized states may have any lower one, so these are computed in full.
+    """
+    operations = finite_field_operations(space_group(job.frame), job.settings.mesh, field=job.stencil.base)
+    if len(operations) == 1 or job.settings.nspin != 1:
+        return job
+    outputs = dict(run_stencil(job, descriptor, only=(job.first, ZERO)))
+    zero, lattice = _point(job, ZERO, outputs[ZERO]), quantum_lattice(job.frame.cell)
+    forces, dipole = asymmetry(zero, operations, lattice)
+    return replace(job, operations=operations) if max(forces, dipole) < SYMMETRIC else job
+
+
+def _rotated(job: StencilJob, points: dict[str, FieldPoint], zero: PwOutput) -> dict[str, FieldPoint]:
+    """All points of the stencil, those that symmetry left out by rotation."""
+    if not job.operations:
+        return points
+    aligned, _ = align_enthalpies(points, string_lattice(job.frame.cell, zero.kpoints))
+    operations = finite_field_operations(
+        job.operations, job.settings.mesh, field=job.stencil.base, fft_grid=zero.fft_grid
+    )
+    return full_stencil(aligned, job.stencil, operations)
+
+
+def _point(job: StencilJob, name: str, output: PwOutput) -> FieldPoint:
+    reference = _reference_dipole(job)
+    return zero_point(output, reference) if name == job.first else field_point(name, output, reference, relative=True)
 
 
 def zero_point(output: PwOutput, electronic_dipole: np.ndarray) -> FieldPoint:
@@ -204,7 +241,7 @@ def checked(
 ) -> tuple[dict[str, FieldPoint], ElectricResponse, Quality]:
     """Bring the enthalpies onto the branch of the dipoles, then assemble; the points returned agree with the labels."""
     cell = zero.frame.cell
-    aligned, more = align_enthalpies(points, string_lattice(cell, zero.kpoints))
+    aligned, more = align_enthalpies(points, string_lattice(cell, zero.kpoints), string_counts(zero.kpoints))
     fraction = None
     if gap is not None:
         fraction = max(critical_fraction(point.field, gap, cell, zero.kpoints) for point in points.values())

@@ -60,6 +60,7 @@ class PwOutput:
         dipole_change: of the electronic dipole in the last SCF iteration, e A, (3,), or None.
         magnetization, absolute_magnetization: total, and integral of its absolute value, Bohr magnetons; None for
             ``nspin`` 1.
+        fft_grid: points of the density grid along the lattice vectors.
     """
 
     frame: Frame
@@ -82,6 +83,7 @@ class PwOutput:
     dipole_change: np.ndarray | None = None
     magnetization: float | None = None
     absolute_magnetization: float | None = None
+    fft_grid: tuple[int, int, int] | None = None
 
     @property
     def even_valences(self) -> bool:
@@ -193,6 +195,7 @@ def _assemble(root: ET.Element, text: str) -> PwOutput:
         nspin={"true": 2, "false": 1}[value(root, f"{out}/band_structure/lsda")],
         valences=valence_electrons(text),
         kpoints=_mesh(root, frame.cell),
+        fft_grid=_grid(root),
         version=element(root, "general_info/creator").attrib["VERSION"],
         eigenvalues=_eigenvalues(root),
         dipole_change=_dipole_change(text),
@@ -209,6 +212,11 @@ def _dipole_change(text: str) -> np.ndarray | None:
 def _magnetization(root: ET.Element, kind: str) -> float | None:
     lsda = value(root, "output/band_structure/lsda") == "true"
     return number(root, f"output/magnetization/{kind}") if lsda else None
+
+
+def _grid(root: ET.Element) -> tuple[int, int, int] | None:
+    grid = root.find("output/basis_set/fft_grid")
+    return None if grid is None else (int(grid.attrib["nr1"]), int(grid.attrib["nr2"]), int(grid.attrib["nr3"]))
 
 
 def _mesh(root: ET.Element, cell: np.ndarray) -> tuple[int, int, int]:

@@ -79,7 +79,7 @@ def write_wavefunctions(path: Path, source: Path, coefficients: np.ndarray) -> N
     if path.suffix == ".hdf5":
         _copy(source, path)
         with _hdf5(path, "r+") as file:
-            file["evc"][: len(coefficients)] = np.ascontiguousarray(coefficients).view(float)
+            _dataset(file, "evc")[: len(coefficients)] = np.ascontiguousarray(coefficients).view(float)
         return
     records = _records(source, at_least=5)
     kept = records[4 + len(coefficients) :]
@@ -116,7 +116,7 @@ def write_density(path: Path, source: Path, density: np.ndarray) -> None:
         _copy(source, path)
         with _hdf5(path, "r+") as file:
             for name, values in zip(_density_names(file), density, strict=True):
-                file[name][...] = np.ascontiguousarray(values).view(float)
+                _dataset(file, name)[...] = np.ascontiguousarray(values).view(float)
         return
     records = _records(source, at_least=4)
     _write_records(path, [*records[:3], *(row.astype("<c16").tobytes() for row in density)])
@@ -124,6 +124,13 @@ def write_density(path: Path, source: Path, density: np.ndarray) -> None:
 
 def _density_names(file: h5py.File) -> list[str]:
     return [name for name in ("rhotot_g", "rhodiff_g") if name in file]
+
+
+def _dataset(file: h5py.File, name: str) -> h5py.Dataset:
+    dataset = file[name]
+    if not isinstance(dataset, h5py.Dataset):
+        raise SaveFileError(f"{file.filename} is broken: {name} is no data set")
+    return dataset
 
 
 def _fractional(kpoint: np.ndarray, reciprocal: np.ndarray) -> np.ndarray:

@@ -62,6 +62,5 @@ def label_part(
 
 
 def _run(job: StencilJob, names: list[str], descriptor: int) -> None:
-    texts = {name: job.text(name) for name in job.fields}
-    for _ in run_stencil(job, texts, descriptor, only=names):
+    for _ in run_stencil(job, descriptor, only=names):
         pass

@@ -16,6 +16,7 @@ import numpy as np
 from ..pseudopotentials import Pseudopotential
 from ..records import Frame
 from ..stencil import ZERO, Stencil
+from ..symmetry import Operation, irreducible_points
 from .code import PwCode
 from .gap import judge_gap
 from .handlers import closed_gap, run_with_remedies, strong_field
@@ -46,11 +47,14 @@ class StencilJob:
     pseudopotentials: dict[str, Pseudopotential]
     directory: Path
     label_id: str
+    operations: tuple[Operation, ...] = ()
+    """Symmetry of the crystal and its mesh that is used to leave points out."""
 
     @cached_property
     def fields(self) -> dict[str, np.ndarray]:
         """Field of each run by name, in the order of running: each axis outwards."""
-        points = self.stencil.points()
+        computed = irreducible_points(self.stencil, self.operations)
+        points = {name: field for name, field in self.stencil.points().items() if name in computed}
         places = {name: self._place(field) for name, field in points.items()}
         ordered = sorted(points, key=lambda name: _rank(places[name]))
         origin = {ORIGIN: np.zeros(3)} if any(self.stencil.base) else {}
@@ -111,13 +115,12 @@ class StencilJob:
 
 
 def run_stencil(
-    job: StencilJob, texts: Mapping[str, str], descriptor: int, only: Collection[str] | None = None
+    job: StencilJob, descriptor: int, only: Collection[str] | None = None
 ) -> Iterator[tuple[str, PwOutput]]:
     """Yield each finished run in order, running only what is not on disk.
 
     Args:
         job: the label.
-        texts: input of each run.
         descriptor: from ``lease``.
         only: the runs wanted; all where None. What they start from is run where it is missing.
 
@@ -126,6 +129,7 @@ def run_stencil(
         OSError: the disk is full or not writable.
     """
     wanted = [name for name in job.fields if only is None or name in only]
+    texts = {name: job.text(name) for name in job.fields}
     stored = {name: stored_point(job.folder(name), texts[name]) for name in job.fields}
     missing = _missing(job, wanted, stored)
     link_pseudopotentials(job.directory, job.pseudopotentials)

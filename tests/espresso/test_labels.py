@@ -197,3 +197,17 @@ def test_bounds_flag_what_fails(stored):
     _, quality = assemble(points, frame, Stencil(), bounds=strict, critical_field_fraction=0.9)
     assert quality.flags == ("scf_accuracy", "critical_field_fraction", "enthalpy_law_error")
     assert not quality.passed
+
+
+def test_symmetry_of_a_perfect_crystal_saves_runs(primitive, stored, fast, code, tmp_path):
+    """Three runs instead of seven; the label is that of the stored seven."""
+    label = label_frame(primitive, fast, Stencil(), code, tmp_path)
+    assert label.provenance.scf_count == 3
+    assert {p.name: p.rotated_from for p in label.field_points if p.rotated_from} == {
+        "+y": "+x", "+z": "+x", "-y": "-x", "-z": "-x"
+    }  # fmt: skip
+    _, frame, response, _ = responses(stored, "alas_primitive")
+    assert np.allclose(frame.cell, primitive.cell, atol=1e-6)
+    assert np.allclose(label.response.born_effective_charges, response.born_effective_charges, atol=2e-3)
+    assert np.allclose(label.response.polarizability, response.polarizability, rtol=2e-3, atol=2e-3)
+    assert label_frame(primitive, fast, Stencil(), code, tmp_path) == label
