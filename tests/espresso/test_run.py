@@ -206,7 +206,8 @@ def test_lost_point_brings_back_what_it_starts_from(displaced_primitive, fast, c
 def test_unconverged_scf_fails_with_its_reason(displaced_primitive, code, tmp_path):
     settings = PwSettings.from_protocol("fast", electron_maxstep=3)
     label = label_frame(displaced_primitive, settings, FORWARD, code, tmp_path)
-    assert (label.status, label.failure) == ("failed", "SCF not converged in 3 iterations at zero")
+    assert label.status == "failed"
+    assert label.failure.startswith("SCF not converged in 3 iterations at zero, nor with more iterations")
     assert not label.trainable
     assert label.response.labels == ()
     assert (tmp_path / "zero" / "pw.out").exists()
