@@ -17,8 +17,11 @@ from ..dft_inputs.espresso.dfpt.inputs import dfpt_label_id
 from ..dft_inputs.espresso.settings import PwSettings
 from ..dft_inputs.records import Frame, LabelledFrame, Proposal
 from .keys import content_job
-from .labelling import as_frame, label_key
+from .labelling import LabelMaker, as_frame, label_key
 from .paths import recorded
+
+FINITE_FIELD, DFPT = "finite-field", "dfpt"
+"""Sources of labels on the command line."""
 
 
 @dataclass
@@ -70,6 +73,17 @@ class DfptLabelMaker(Maker):
         labelling = _label_dfpt(frame, self, proposal, gap)
         labelling.name = self.name
         return content_job(labelling, label_key(identity), f"labels/{identity}")
+
+
+def dfpt_maker(maker: LabelMaker) -> DfptLabelMaker:
+    """The DFPT maker at the level of theory of a finite-field one, with ``ph.x`` beside its ``pw.x``.
+
+    Raises:
+        PwNotFoundError: there is none.
+    """
+    code = PhCode(pw=maker.code)
+    code.ph.argv()
+    return DfptLabelMaker(settings=maker.settings, code=code, parent_cell=maker.parent_cell)
 
 
 @job

@@ -24,6 +24,7 @@ from ..campaign import (
     read_parent,
 )
 from ..config import CampaignConfig, ProjectConfig, load_config
+from ..dfpt import DFPT, FINITE_FIELD, DfptLabelMaker, dfpt_maker
 from ..executors import FlowResult, JobEvent, run_flow
 from ..labelling import CampaignError, LabelMaker
 from ..loop import label_maker
@@ -130,7 +131,9 @@ class LoopWatcher:
             self.progress.print(generation_table(record, self.criterion), Text(record.decision.reason))
 
 
-def label_file(structure: Path, file: Path, *, retry_failed: bool = False, quiet: bool = False) -> int:
+def label_file(
+    structure: Path, file: Path, *, source: str = FINITE_FIELD, retry_failed: bool = False, quiet: bool = False
+) -> int:
     """Label all frames of a structure file with the settings of a campaign, and return the exit code.
 
     Raises:
@@ -142,9 +145,10 @@ def label_file(structure: Path, file: Path, *, retry_failed: bool = False, quiet
     parent = read_parent(config)
     maker = label_maker(config).for_parent(parent)
     check_label_inputs(maker, [parent, *frames])
+    labeller = dfpt_maker(maker) if source == DFPT else None
     maker = maker.with_step(parent, config.directory)
     store = open_store(config, bind=False)
-    checks, flow, labels = _label_flow(frames, maker, structure)
+    checks, flow, labels = _label_flow(frames, maker, structure, labeller)
     console = new_console()
     progress = label_progress(console, config, store, quiet, maker)
     progress.expect("parent", len(checks))
@@ -153,22 +157,25 @@ def label_file(structure: Path, file: Path, *, retry_failed: bool = False, quiet
         with progress:
             result = run_checked(config, store, checks, flow, progress, retry_failed=retry_failed)
     except (KeyboardInterrupt, SystemExit) as error:
-        return interrupted(error, f"fieldloop label {structure} --config {file}")
+        return interrupted(error, f"fieldloop label {structure} --config {file} --source {source}")
     campaign = read_campaign(store, config.directory)
     _summarize(console, [label for label in campaign.labels if label.label_id in labels])
     return verdict(result, reported=True)
 
 
-def _label_flow(frames: Sequence[Frame], maker: LabelMaker, structure: Path) -> tuple[list[Job], Flow, list[str]]:
+def _label_flow(
+    frames: Sequence[Frame], maker: LabelMaker, structure: Path, dfpt: DfptLabelMaker | None = None
+) -> tuple[list[Job], Flow, list[str]]:
     """A check for each composition, the flow with these checks, and the ``label_id`` of each distinct frame."""
+    labeller = dfpt or maker
     first = {frame.formula: frame for frame in reversed(frames)}
     checks = {formula: maker.make_check(frame) for formula, frame in first.items()}
     labels = {}
     for index, frame in enumerate(frames):
         proposal = Proposal(origin="import", reason=f"frame {index} of {structure.name}")
-        identity = maker.label_id(frame)
+        identity = labeller.label_id(frame)
         if identity not in labels:
-            labels[identity] = maker.make(frame, proposal, gap=checks[frame.formula].output.gap)
+            labels[identity] = labeller.make(frame, proposal, gap=checks[frame.formula].output.gap)
     flow = Flow([*checks.values(), *labels.values()], name=f"label {structure.name}")
     return [maker.make_check(frame) for frame in first.values()], flow, list(labels)
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,15 @@ from .errors import in_one_line
 
 CampaignFile = Annotated[Path, typer.Argument(metavar="FILE.yaml", help="The campaign file.", show_default=False)]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Run DFT again for frames whose label failed.")]
+
+
+class LabelSource(StrEnum):
+    """Where Z* and the polarizability come from."""
+
+    FINITE_FIELD = "finite-field"
+    DFPT = "dfpt"
+
+
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results only, no progress.")]
 
 
@@ -50,15 +60,20 @@ def label(
             show_default=False,
         ),
     ],
+    source: Annotated[
+        LabelSource,
+        typer.Option("--source", help="Finite fields (pw.x), or DFPT (pw.x and ph.x: no polarization)."),
+    ] = LabelSource.FINITE_FIELD,
     retry_failed: RetryFailed = False,
     quiet: Quiet = False,
 ) -> None:
-    """Label the frames of a file by finite-field DFT, into the store of a campaign. Labels already there are found.
+    """Label the frames of a file by DFT, into the store of a campaign. Labels already there are found.
 
     \b
-    Example:
+    Examples:
       fieldloop label frames.extxyz --config campaign.yaml
+      fieldloop label frames.extxyz --config campaign.yaml --source dfpt
     """
     from .campaigns import label_file
 
-    raise typer.Exit(label_file(structure, config, retry_failed=retry_failed, quiet=quiet))
+    raise typer.Exit(label_file(structure, config, source=source.value, retry_failed=retry_failed, quiet=quiet))
