@@ -86,11 +86,11 @@ def step_from_gap(gap: float, cell: np.ndarray, kpoints: tuple[int, int, int]) -
 
     Rounded to two significant digits in Ry a.u., so that gaps that differ in their last digits give one step.
 
-    Measured on eight rattled atoms of AlAs (``fast`` protocol; this frame's critical field is 6.5 MV/cm): steps of 0.1,
-    0.36, 1 and 2 MV/cm, or 1.5, 5.5, 15 and 31 % of it, give Z* of order 4 and of order 2 that differ by 7, 1.5, 0.3
-    and 0.5e-4 e, where the SCF alone explains 8, 2.5, 1.2 and 0.6e-4 e; alpha differs by 1e-4 and 4e-4 e^2 A^2/eV at the
-    last two, as the square of the step. So at 5 % noise rules, by far, and frames whose gap closes in dynamics, or of
-    stronger nonlinearity, have room.
+    Measured on eight rattled atoms of AlAs (``fast`` protocol; this frame's critical field is 6.5 MV/cm): steps of
+    0.1, 0.36, 1 and 2 MV/cm, or 1.5, 5.5, 15 and 31 % of it, give Z* of order 4 and of order 2 that differ by 7, 1.5,
+    0.3 and 0.5e-4 e, where the SCF alone explains 8, 2.5, 1.2 and 0.6e-4 e; alpha differs by 1e-4 and 4e-4 e^2 A^2/eV
+    at the last two, as the square of the step. So at 5 % SCF noise rules over truncation, and frames whose gap closes
+    in dynamics, or of stronger nonlinearity, have room.
 
     Raises:
         ValueError: no gap.

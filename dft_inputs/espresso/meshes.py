@@ -1,7 +1,8 @@
 """One k-mesh for a data set: from a density, and for supercells and strained copies of the parent crystal.
 
 What a mesh leaves out of P and of the polarizability depends on N_i |a_i|, the length of the strings of k-points, so
-all frames of a data set share it. It is that of the parent crystal: a strained copy keeps the mesh, a supercell divides it.
+all frames of a data set share it. It is that of the parent crystal: a strained copy keeps the mesh, a supercell
+divides it.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ committee:
   network: {cutoff: 3.5, scalars: 8, tensors: 4, l_max: 1}
   training: {epochs: 5, batch_size: 2}
 exploration:
-  temperatures: [300 K]
+  temperatures: [50 K]
   fields: [[0, 0, 0], [0, 0, 5 MV/cm]]
   timestep: 2 fs
   duration: 60 fs
