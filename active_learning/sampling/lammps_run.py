@@ -29,7 +29,7 @@ from ...dft_inputs.records import Frame
 from .frames import SeedError
 
 PRESETS = {
-    # J. Q. Broughton, C. A. Meli, P. Vashishta and R. K. Kalia, Phys. Rev. B 56, 611 (1997). Of the three parameter sets
+    # Broughton, Meli, Vashishta and Kalia, Phys. Rev. B 56, 611 (1997). Of the three parameter sets that LAMMPS brings
     # only this one reproduces the thermal displacements of the published training frames; see docs/sampling.md.
     "vashishta-SiO2": ("pair_style vashishta", "pair_coeff * * SiO.1997.vashishta {species}"),
     # P. Vashishta, R. K. Kalia, J. P. Rino and I. Ebbsjo, Phys. Rev. B 41, 12197 (1990)
