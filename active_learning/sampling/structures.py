@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from ...dft_inputs.records import Frame
 from .frames import SeedError
@@ -84,6 +83,8 @@ def matched(parent: Frame, positions: np.ndarray, species: tuple[str, ...]) -> t
     Returns:
         Index into ``positions`` for each atom, (N,), and the displacements from the parent there, A, (N, 3).
     """
+    from scipy.optimize import linear_sum_assignment  # noqa: PLC0415  (slow to import, and seldom needed)
+
     order = np.empty(len(parent), dtype=int)
     moves = np.empty((len(parent), 3))
     for symbol in sorted(set(parent.species)):
