@@ -87,7 +87,7 @@ def _cells(series: Series, index: int, row: ConvergenceRow) -> tuple[str, ...]:
         *row.flags,
     ]
     if row.responses is None or row.deviation is None:
-        return (value, *["–"] * 8, f"no label: {row.failure}")
+        return (value, *["–"] * 8, "no label")
     charges = ", ".join(f"{symbol} {charge:+.4f}" for symbol, charge in row.responses.charges.items())
     return (
         value,
