@@ -11,7 +11,7 @@ from ..branches import align_dipoles, string_lattice
 from ..quality import DEFAULT_BOUNDS, QualityBounds
 from ..records import FieldPoint, LabelledFrame, Proposal, Provenance
 from ..stencil import ZERO, Stencil
-from .labels import checked, field_point
+from .labels import check_neutral, checked, field_point
 from .outputs import PwOutput, PwOutputError, read_pw_output
 
 
@@ -37,6 +37,7 @@ def ingest(
         raise PwOutputError(f"no run given for {', '.join(missing)}; the stencil needs {', '.join(stencil.points())}")
     outputs = {name: read_pw_output(Path(runs[name])) for name in stencil.points()}
     zero = outputs[ZERO]
+    check_neutral(zero)
     for name, field in stencil.points().items():
         if np.abs(outputs[name].field - field).max() > 1e-3 * stencil.step:
             raise PwOutputError(f"{runs[name]}: its field is {outputs[name].field} V/A, not {field} as {name} needs")

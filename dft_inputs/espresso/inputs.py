@@ -58,7 +58,7 @@ def zero_input(
 def plain_input(
     frame: Frame, settings: PwSettings, pseudopotentials: Mapping[str, Pseudopotential], comment: str
 ) -> str:
-    """Input of a plain SCF on the mesh of the settings, with the symmetry that the frame has, for ph.x to go on from."""
+    """Input of a plain SCF on the mesh of the settings with the symmetry of the frame, for ph.x to go on from."""
     control = {"tprnfor": True, "tstress": settings.stress}
     return _text(frame, settings, pseudopotentials, control, {"occupations": "fixed"}, dict(_DAVIDSON), comment)
 

@@ -176,12 +176,24 @@ def _insulating_gap(job: StencilJob, zero: PwOutput) -> float:
     Raises:
         PwRunError: it is closed, so no field can be applied.
     """
-    if abs(zero.n_electrons - sum(zero.valences[symbol] for symbol in zero.frame.species)) > 1e-6:
-        raise PwRunError(f"the cell is charged: {zero.n_electrons:g} electrons; label neutral cells")
+    check_neutral(zero)
     found = judge_gap(zero.eigenvalues, occupied_bands(job.frame, job.pseudopotentials), zero.nspin)
     if found.metallic:
         raise PwRunError(found.reason)
     return found.gap
+
+
+def check_neutral(output: PwOutput) -> None:
+    """Refuse a charged cell, whose P depends on the origin and whose energy on a background.
+
+    Raises:
+        PwOutputError: electrons and valences differ.
+    """
+    valences = sum(output.valences.get(symbol, 0.0) for symbol in output.frame.species)
+    if abs(output.n_electrons - valences) > 1e-6:
+        raise PwOutputError(
+            f"the cell is charged: {output.n_electrons:g} electrons for valences of {valences:g}; label neutral cells"
+        )
 
 
 def check_base_field(stencil: Stencil, gap: float, frame: Frame, settings: PwSettings) -> None:

@@ -1,10 +1,14 @@
 """Settings are refused early, inputs are what pw.x needs, and a label's name depends on what it should."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from ase.io import read
 from fieldloop.dft_inputs.espresso import PwCode, PwNotFoundError, PwSettings, label_frame, label_id, protocols
 from fieldloop.dft_inputs.espresso.inputs import field_input
+from fieldloop.dft_inputs.espresso.labels import check_neutral
+from fieldloop.dft_inputs.espresso.outputs import PwOutputError, read_pw_output
 from fieldloop.dft_inputs.pseudopotentials import PseudopotentialError
 from fieldloop.dft_inputs.stencil import Stencil
 from fieldloop.dft_inputs.units import RYDBERG_FIELD_IN_V_PER_ANGSTROM
@@ -101,3 +105,17 @@ def test_missing_pseudopotential_is_refused_before_anything_runs(rattled, fast, 
 
 def test_launcher_may_be_a_shell_line():
     assert PwCode(launcher="mpirun -np 4").launcher == ("mpirun", "-np", "4")
+
+
+def test_charged_cells_are_refused(data):
+    output = read_pw_output(data / "quartz" / "zero")
+    check_neutral(output)
+    with pytest.raises(PwOutputError, match="the cell is charged: 47 electrons for valences of 48"):
+        check_neutral(replace(output, n_electrons=47.0))
+
+
+def test_odd_electrons_are_refused_before_any_run(code, fast, primitive):
+    pseudopotentials = code.find_pseudopotentials(primitive.species)
+    fast.check_electrons(primitive.species, pseudopotentials)
+    with pytest.raises(ValueError, match="11 electrons leave a band half filled"):
+        fast.check_electrons([*primitive.species, "Al"], pseudopotentials)
