@@ -137,4 +137,4 @@ def value_text(parameter: Parameter, value: Value) -> str:
         return "x".join(map(str, value))
     if parameter == "ecutwfc":
         return f"{value:g} Ry"
-    return f"{value * 100:.4g} MV/cm" if parameter == "field_step" else f"{value:.0e} Ry"
+    return f"{value * 100:.4g} MV/cm" if parameter == "field_step" else f"{value:.3g} Ry".replace("e-0", "e-")

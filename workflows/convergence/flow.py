@@ -103,7 +103,7 @@ class ConvergenceMaker(Maker):
         """
         frame = as_frame(structure)
         checks = self.make_checks(frame)
-        labels: dict[str, Job] = {}
+        labels: dict[str, Job | Flow] = {}
         plans: list[SeriesPlan] = []
         for parameter, makers in self.makers(frame).items():
             settings = tuple(setting_of(maker) for maker in makers)

@@ -39,6 +39,9 @@ COLUMNS = ("value", "Z* (e)", "ΔZ* (e)", "ε∞", "Δε∞ (%)", "SCFs", "itera
 _ALIKE = 2e-3
 """Directions whose eps_inf differ by less than this part of it are drawn as one."""
 
+_MOST_LETTERS = 22
+"""In the ticks of a panel; more are written small."""
+
 _PAPER = {INK: "#1c2026", FAINT: "#8a9099"}
 """Colours of a picture that stands by itself."""
 
@@ -262,7 +265,7 @@ def _draw(study: ConvergenceStudy, series: Series, axes: Sequence[Axes]) -> None
     ticks = [_tick(series.parameter, row.setting.value(series.parameter)) for row in series.rows]
     for ax in axes:
         ax.set_xlim(-0.4, len(ticks) - 0.6)
-        ax.set_xticks(range(len(ticks)), ticks)
+        ax.set_xticks(range(len(ticks)), ticks, fontsize=9 if sum(map(len, ticks)) < _MOST_LETTERS else 7)
         if series.recommended is not None:
             ax.axvline(series.recommended, color=GREEN, lw=6, alpha=0.18, zorder=0)
 
@@ -325,4 +328,4 @@ def _tick(parameter: Parameter, value: Value) -> str:
         return str(value[0]) if len(set(value)) == 1 else "×".join(map(str, value))
     if parameter == "field_step":
         return f"{100 * value:.3g}"
-    return f"{value:g}"
+    return f"{value:g}".replace("e-0", "e-")
