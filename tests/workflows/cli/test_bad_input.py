@@ -27,7 +27,7 @@ def refused(place, *arguments):
         ("{count: 4,", "{cuont: 4,", "unknown key seeds.cuont"),
         ("5 MV/cm", "5 volts", "'5 volts' is no field"),
         ("60 fs", "60 A", "'60 A' is no time"),
-        ("300 K", "300 C", "'300 C' is no temperature"),
+        ("50 K", "50 C", "'50 C' is no temperature"),
         ("protocol: fast", "protocol: quick", "unknown protocol 'quick'"),
         ("protocol: fast", "protocol: fast\n  settings: {kpoints: Gamma}", "no finite field for a Gamma mesh"),
         ("protocol: fast", "protocol: fast\n  settings: {kpoints: [1, 1, 1]}", "at least two k-points"),
