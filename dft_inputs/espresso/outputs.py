@@ -214,9 +214,9 @@ def _magnetization(root: ET.Element, kind: str) -> float | None:
     return number(root, f"output/magnetization/{kind}") if lsda else None
 
 
-def _grid(root: ET.Element) -> tuple[int, int, int] | None:
-    grid = root.find("output/basis_set/fft_grid")
-    return None if grid is None else (int(grid.attrib["nr1"]), int(grid.attrib["nr2"]), int(grid.attrib["nr3"]))
+def _grid(root: ET.Element) -> tuple[int, int, int]:
+    grid = element(root, "output/basis_set/fft_grid").attrib
+    return int(grid["nr1"]), int(grid["nr2"]), int(grid["nr3"])
 
 
 def _mesh(root: ET.Element, cell: np.ndarray) -> tuple[int, int, int]:
