@@ -37,7 +37,7 @@ def settings(launcher: Path) -> dict:
         "reference_charges": {"Al": 3, "As": -3},
         "codes": {"pw": {"launcher": str(launcher)}},
         "label": {"protocol": "fast", "field_step": "0.36 MV/cm"},
-        "seeds": {"count": 5, "rattle": [0.05], "strain": 0.0},
+        "seeds": {"count": 5, "rattle": [0.03], "strain": 0.0},
         "committee": {
             "members": 2,
             "network": {"cutoff": 4.2, "scalars": 8, "tensors": 4, "l_max": 1},
@@ -45,10 +45,10 @@ def settings(launcher: Path) -> dict:
             "retraining_epochs": 4,
         },
         "exploration": {
-            "temperatures": ["300 K"],
+            "temperatures": ["100 K"],
             "fields": [[0, 0, 0], [0, 0, "1 MV/cm"]],
-            "duration": "60 fs",
-            "candidate_every": "10 fs",
+            "duration": "30 fs",
+            "candidate_every": "5 fs",
             "stop_ratio": 1000,
         },
         "selection": {"count": 2, "minimum": 2, "bounds": {"forces": 0.05, "born_effective_charges": 0.05}},
@@ -62,7 +62,7 @@ def make_campaign(tmp_path):
         folder = tmp_path / name
         folder.mkdir()
         atoms = bulk("AlAs", "zincblende", a=5.65)
-        atoms.rattle(0.05, seed=3)  # without it forces, and spreads of forces, vanish by symmetry
+        atoms.rattle(0.03, seed=3)  # without it forces, and spreads of forces, vanish by symmetry
         write(folder / "AlAs.vasp", atoms, direct=True)
         launcher, log = folder / "launch.sh", folder / "scf.log"
         launcher.write_text(LAUNCHER.format(log=log))

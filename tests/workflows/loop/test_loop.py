@@ -49,7 +49,8 @@ def contents(campaign):
 def science(record) -> dict:
     """A label without what may differ between two runs on one machine: times and directories."""
     dumped = record.model_dump()
-    dumped["provenance"].pop("seconds")
+    for cost in ("seconds", "cpu_seconds"):
+        dumped["provenance"].pop(cost)
     for point in dumped["field_points"]:
         point.pop("seconds")
     return dumped
