@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -112,7 +113,9 @@ class PwCode(BaseModel):
         """The words with the program at its absolute path, as pw.x runs in another directory."""
         if not words:
             return []
-        program = shutil.which(words[0], path=self.environment.get("PATH", os.environ.get("PATH")))
+        program = shutil.which(
+            words[0], path=_outside_this_environment(self.environment.get("PATH") or os.environ.get("PATH", ""))
+        )
         if program is None:
             raise PwNotFoundError(
                 f"{words[0]} not found: load the module of Quantum ESPRESSO, or install it "
@@ -130,3 +133,13 @@ class PwCode(BaseModel):
         if unknown:
             raise PseudopotentialError(f"name pseudopotentials by file, not by path: {unknown[0]}; set pseudo_dir")
         return find_pseudopotentials(self.pseudo_dir, elements, self.pseudopotentials)
+
+
+def _outside_this_environment(path: str) -> str:
+    """Search path with Python's own environment last: the MPI of a PyPI package is not that of pw.x.
+
+    With it ``mpirun -np 2 pw.x`` would start two single processes in one directory.
+    """
+    own = Path(sys.prefix) / "bin"
+    folders = path.split(os.pathsep)
+    return os.pathsep.join(sorted(folders, key=lambda folder: bool(folder) and Path(folder) == own))

@@ -198,7 +198,7 @@ class _Point:
             lease_descriptor=self.lease_descriptor,
             watch=stagnates,
         )
-        return finish_point(self.directory, name=self.name, keep_phases=self.start_from is None)
+        return finish_point(self.directory, name=self.name)
 
     def record_failure(self, attempts: tuple[Attempt, ...], error: PwRunError) -> tuple[Attempt, ...]:
         """Keep what the attempt came to, and its output for people."""

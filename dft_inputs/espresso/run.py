@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -30,7 +31,6 @@ from .failures import Failure, PwRunError, disk_full, exit_error, says_disk_full
 from .inputs import PREFIX, SCRATCH
 from .namelists import with_keys
 from .outputs import STDOUT, XML, PwOutput, PwOutputError, read_pw_output
-from .phases import FILE as PHASES
 from .scratch import drop_scratch, has_scratch, make_scratch
 
 __all__ = [
@@ -150,7 +150,7 @@ def run_point(
     """
     set_up_point(directory, text, code, name=name, start_from=start_from, prepare=prepare)
     execute_point(directory, text, code, name=name, lease_descriptor=lease_descriptor)
-    return finish_point(directory, name=name, keep_phases=start_from is None)
+    return finish_point(directory, name=name)
 
 
 def set_up_point(
@@ -210,15 +210,20 @@ def execute_point(
     texts = (_text(directory / STDOUT), _text(directory / STDERR))
     if error := exit_error(status, *texts, full=is_full(directory), name=name, limit=limit):
         raise error
+    found = re.search(r"running on\s+(\d+) processor", texts[0])
+    if code.ranks > 1 and found and int(found[1]) != code.ranks:
+        raise PwRunError(
+            f"pw.x ran on {found[1]} of {code.ranks} ranks at {name}: {code.argv()[0]} is not of the MPI that pw.x "
+            "was built with; set codes.pw.launcher to the right one"
+        )
 
 
-def finish_point(directory: Path, *, name: str, keep_phases: bool) -> PwOutput:
+def finish_point(directory: Path, *, name: str) -> PwOutput:
     """Read a run that ended and mark its point as finished.
 
     Args:
         directory: of the point.
         name: of the point, for messages.
-        keep_phases: it wrote the phases that others refer to.
 
     Raises:
         PwRunError: the output is incomplete or not converged.
@@ -229,8 +234,6 @@ def finish_point(directory: Path, *, name: str, keep_phases: bool) -> PwOutput:
         if is_full(directory):  # pw.x then ends with status 0
             raise disk_full(name) from error
         raise PwRunError(f"no complete output at {name}: {error}") from error
-    if keep_phases:
-        _keep_phases(directory)
     # The XML at its final place marks the point as finished, so it comes last and at once.
     partial = directory / f"{XML}.part"
     shutil.copyfile(directory / SCRATCH / f"{PREFIX}.xml", partial)
@@ -246,12 +249,6 @@ def _with_attempts(output: PwOutput, directory: Path) -> PwOutput:
         iterations=output.iterations + sum(attempt.iterations for attempt in failed),
         wall_time=output.wall_time + sum(attempt.seconds for attempt in failed),
     )
-
-
-def _keep_phases(directory: Path) -> None:
-    """The phases that a run wrote stand beside its output, as labels need them after the scratch files are gone."""
-    for file in (directory / SCRATCH).glob(f"{PREFIX}.{PHASES}*"):
-        shutil.copyfile(file, directory / file.name.removeprefix(f"{PREFIX}."))
 
 
 def link_pseudopotentials(directory: Path, pseudopotentials: dict[str, Pseudopotential]) -> None:

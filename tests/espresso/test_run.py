@@ -9,7 +9,7 @@ import time
 
 import psutil
 import pytest
-from fieldloop.dft_inputs.espresso import DirectoryBusyError, PwRunError, PwSettings, label_frame
+from fieldloop.dft_inputs.espresso import DirectoryBusyError, PwCode, PwRunError, PwSettings, label_frame
 from fieldloop.dft_inputs.espresso.run import lease, run_point
 from fieldloop.dft_inputs.stencil import Stencil
 
@@ -84,18 +84,43 @@ def test_large_files_go_and_small_ones_stay(primitive_label):
     assert sum(path.stat().st_size for path in directory.rglob("*") if path.is_file()) < 2e6
 
 
-def test_a_point_is_finished_only_when_its_phases_are_kept(displaced_primitive, fast, code, tmp_path, monkeypatch):
-    """Killed just after pw.x ended, the label is resumed, and not taken for a run whose phases are lost."""
+def test_death_before_the_phases_are_written_loses_nothing(displaced_primitive, fast, counted, tmp_path, monkeypatch):
+    """Killed between pw.x's end and the Berry phases, the label goes on from the finished run."""
+    code, log = counted
 
-    def killed(directory):
+    def killed(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("fieldloop.dft_inputs.espresso.run._keep_phases", killed)
+        patch.setattr("fieldloop.dft_inputs.espresso.stencil_runs.string_phases", killed)
         with pytest.raises(KeyboardInterrupt):
-            label_frame(displaced_primitive, fast, FORWARD, code, tmp_path)
-    assert times(tmp_path) == {}
-    assert label_frame(displaced_primitive, fast, FORWARD, code, tmp_path).status == "done"
+            label_frame(displaced_primitive, fast, FORWARD, code, tmp_path / "frame")
+    assert set(times(tmp_path / "frame")) == {"zero"}
+    assert label_frame(displaced_primitive, fast, FORWARD, code, tmp_path / "frame").status == "done"
+    assert log.read_text().count("start") == 4
+
+
+def test_launcher_of_another_mpi_is_noticed(displaced_primitive, fast, code, tmp_path):
+    """One that starts single processes instead of ranks, as the mpirun of another MPI does."""
+    script = tmp_path / "mpirun"
+    script.write_text('#!/bin/bash\nshift 2\nexec "$@"\n')
+    script.chmod(0o755)
+    wrong = code.model_copy(update={"launcher": (str(script), "-np", "{ranks}"), "ranks": 2})
+    label = label_frame(displaced_primitive, fast, FORWARD, wrong, tmp_path / "frame")
+    assert label.failure is not None
+    assert "pw.x ran on 1 of 2 ranks at zero" in label.failure
+
+
+def test_mpi_of_a_python_package_comes_last(tmp_path, monkeypatch):
+    own, system = tmp_path / "venv" / "bin", tmp_path / "system"
+    for folder in (own, system):
+        folder.mkdir(parents=True)
+        for program in ("mpirun", "pw.x"):
+            (folder / program).write_text("#!/bin/sh\n")
+            (folder / program).chmod(0o755)
+    monkeypatch.setattr("sys.prefix", str(tmp_path / "venv"))
+    code = PwCode(ranks=2, environment={"PATH": f"{own}:{system}"})
+    assert code.argv() == [str(system / "mpirun"), "-np", "2", str(system / "pw.x")]
 
 
 def test_killed_pw_fails_the_label_and_the_next_call_resumes(rattled, fast, counted, tmp_path):
