@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 SCHEMA_VERSION = 1
+"""Of every record that is stored as a document. Those written before records carried it count as version 0."""
 
 LABELS = ("enthalpy", "forces", "stress", "polarization", "born_effective_charges", "polarizability")
 """Every quantity a frame may be labelled with, in the order of tables and reports."""
@@ -65,6 +66,28 @@ class Record(BaseModel):
 
     def __hash__(self) -> int:
         return hash(self.model_dump_json())
+
+
+class StoredRecord(Record):
+    """A record that a store keeps as a document of its own.
+
+    Attributes:
+        schema_version: of the schema it was written with; a newer one than ours is refused, an older one is read as far
+            as defaults fill what it lacks, see ``workflows.migrations``.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_newer(cls, data: Any) -> Any:
+        version = data.get("schema_version", 0) if isinstance(data, dict) else 0
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise ValueError(
+                f"{cls.__name__} was written by a newer fieldloop (schema {version}, this one reads {SCHEMA_VERSION}): "
+                "upgrade it"
+            )
+        return data
 
 
 class Frame(Record):
@@ -312,7 +335,7 @@ class Proposal(Record):
     reason: str = ""
 
 
-class LabelledFrame(Record):
+class LabelledFrame(StoredRecord):
     """A frame with its labels, or with the reason why it has none.
 
     ``lower_orders`` holds the responses of every lower order that the field points of a higher one contain.
@@ -328,7 +351,6 @@ class LabelledFrame(Record):
     proposal: Proposal = Proposal(origin="import")
     provenance: Provenance
     quality: Quality = Quality()
-    schema_version: int = SCHEMA_VERSION
 
     @property
     def trainable(self) -> bool:

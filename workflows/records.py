@@ -7,11 +7,11 @@ from typing import Literal
 from ..active_learning.criteria import Decision, GenerationScore
 from ..active_learning.errors import LabelErrors
 from ..active_learning.uncertainty.calibration import Calibration
-from ..dft_inputs.records import ElectricResponse, Frame, Proposal, Record, Vector
+from ..dft_inputs.records import ElectricResponse, Frame, Proposal, Record, StoredRecord, Vector
 from ..model.settings import EpochRecord
 
 
-class ParentCheck(Record):
+class ParentCheck(StoredRecord):
     """The parent crystal before any label is paid for.
 
     Attributes:
@@ -27,7 +27,7 @@ class ParentCheck(Record):
     largest_field: float
 
 
-class LabelPart(Record):
+class LabelPart(StoredRecord):
     """A part of a label whose fields are jobs of their own.
 
     Attributes:
@@ -42,7 +42,7 @@ class LabelPart(Record):
     failure: str | None = None
 
 
-class TrainedModel(Record):
+class TrainedModel(StoredRecord):
     """One member of a committee.
 
     Attributes:
@@ -86,7 +86,7 @@ class ReplicaSummary(Record):
     drift: float
 
 
-class Exploration(Record):
+class Exploration(StoredRecord):
     """Dynamics of one generation: several replicas in one batch.
 
     Attributes:
@@ -122,7 +122,7 @@ class SelectedFrame(Record):
     spread: dict[str, float]
 
 
-class SelectionRecord(Record):
+class SelectionRecord(StoredRecord):
     """The journal of a selection, written before anything is labelled.
 
     Attributes:
@@ -158,7 +158,7 @@ class HonestPair(Record):
     errors: LabelErrors
 
 
-class GenerationRecord(Record):
+class GenerationRecord(StoredRecord):
     """The end of a generation.
 
     Attributes:
