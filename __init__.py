@@ -17,6 +17,8 @@ _FACE = {
     "load_model": "model.files",
     "EnthalpyCalculator": "model.interfaces.ase",
     "LabelMaker": "workflows.labelling",
+    "DfptLabelMaker": "workflows.dfpt",
+    "ConvergenceMaker": "workflows.convergence.flow",
     "LoopMaker": "workflows.loop",
     "run_flow": "workflows.executors",
     "SQLiteStore": "workflows.store",
