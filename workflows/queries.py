@@ -8,22 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from ase.data import atomic_numbers
-from ase.formula import Formula
 from jobflow.core.store import JobStore
+from pydantic import ValidationError
 
-from ..dft_inputs.records import LABELS, LabelledFrame, Record
+from ..dft_inputs.records import LabelledFrame, Record
+from .config import first_error
+from .query import EVERYTHING, FIELDS_OF_QUERIES, Query, QueryError
 from .records import Exploration, GenerationRecord, ParentCheck, SelectionRecord, TrainedModel
+from .sqlite_file import StoreError
+
+__all__ = [
+    "Campaign",
+    "Query",
+    "QueryError",
+    "as_record",
+    "count_labels",
+    "find",
+    "query_labels",
+    "read_campaign",
+]
 
 R = TypeVar("R", bound=Record)
-
-
-class QueryError(ValueError):
-    """Words that name no label, element or formula; the message is one line for people."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,7 @@ def read_campaign(store: JobStore, root: Path) -> Campaign:
         root: directory of the campaign.
 
     Raises:
-        pydantic.ValidationError: a record that this version cannot read.
+        StoreError: a record that this version cannot read.
     """
     labels = sorted(query_labels(store), key=lambda label: (label.proposal.generation, label.label_id))
     return Campaign(
@@ -69,77 +77,58 @@ def read_campaign(store: JobStore, root: Path) -> Campaign:
     )
 
 
-def label_query(
-    *,
-    has: Sequence[str] = (),
-    formula: str | None = None,
-    elements: Sequence[str] = (),
-    status: Literal["done", "failed"] | None = None,
-    passed: bool | None = None,
-    generation: int | None = None,
-    origin: str | None = None,
-    code: str | None = None,
-    protocol: str | None = None,
-) -> dict[str, Any]:
-    """Mongo filter of labelled frames; all conditions given must hold.
-
-    Args:
-        has: labels that must be present, of ``records.LABELS``.
-        formula: of the whole cell, in any order of elements: ``As4Al4``.
-        elements: symbols that must occur.
-        status: ``done`` or ``failed``.
-        passed: True for frames whose checks all passed, False for flagged ones.
-        generation, origin: of the proposal.
-        code, protocol: of the provenance.
-
-    Raises:
-        QueryError: an unknown label, element, status, or text that is no formula.
-    """
-    if status not in (None, "done", "failed"):
-        raise QueryError(f"status is done or failed, not {status!r}")
-    conditions: dict[str, Any] = {
-        "output.status": status,
-        "output.quality.passed": passed,
-        "output.proposal.generation": generation,
-        "output.proposal.origin": origin,
-        "output.provenance.code": code,
-        "output.provenance.protocol": protocol,
-        "output.frame.formula": None if formula is None else _cell_formula(formula),
-        "output.response.labels": _all([_label_name(name) for name in has]),
-        "output.frame.species": _all([_element(symbol) for symbol in elements]),
-    }
-    return {"output.@class": "LabelledFrame"} | {key: value for key, value in conditions.items() if value is not None}
-
-
-def query_labels(store: JobStore, criteria: Mapping[str, Any] | None = None) -> Iterator[LabelledFrame]:
-    """Labelled frames that match a filter, one per ``label_id``.
+def find(store: JobStore, query: Query = EVERYTHING) -> Iterator[LabelledFrame]:
+    """Labelled frames that a query means, one per ``label_id``, in the order they were labelled.
 
     A frame labelled again counts with its latest record only: it is found if that one matches.
 
     Args:
-        store: connected.
-        criteria: from ``label_query``, or any Mongo filter on job documents; all labels where not given.
+        store: connected, as from ``campaign.read_store``.
+        query: the conditions; every label where not given.
+
+    Raises:
+        StoreError: a record that this version cannot read.
     """
+    return query_labels(store, query)
+
+
+def query_labels(store: JobStore, criteria: Query | Mapping[str, Any] | None = None) -> Iterator[LabelledFrame]:
+    """As ``find``, for a query or for any Mongo filter on job documents."""
     for document in _latest_labels(store, criteria):
-        yield LabelledFrame.model_validate(document["output"])
+        yield as_record(LabelledFrame, document)
 
 
-def count_labels(store: JobStore, criteria: Mapping[str, Any] | None = None) -> int:
+def count_labels(store: JobStore, criteria: Query | Mapping[str, Any] | None = None) -> int:
     """Number of frames that ``query_labels`` finds."""
-    return sum(1 for _ in _latest_labels(store, criteria, ["output.label_id"]))
+    fields = [f"output.{name}" for name in ("label_id", *FIELDS_OF_QUERIES)]
+    return sum(1 for _ in _latest_labels(store, criteria, fields))
+
+
+def as_record(kind: type[R], document: Mapping[str, Any]) -> R:
+    """The record that a job left in its document.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    try:
+        return kind.model_validate(document["output"])
+    except ValidationError as error:
+        hint = "`fieldloop data check` lists all such records"
+        raise StoreError(f"{kind.__name__} of job {document['uuid']}: {first_error(error)}; {hint}") from error
 
 
 def _latest_labels(
-    store: JobStore, criteria: Mapping[str, Any] | None, properties: list[str] | None = None
+    store: JobStore, criteria: Query | Mapping[str, Any] | None, properties: list[str] | None = None
 ) -> Iterator[dict[str, Any]]:
-    everything = label_query()
+    query = criteria if isinstance(criteria, Query) else EVERYTHING
+    everything = EVERYTHING.criteria()
     latest = {
         document["output"]["label_id"]: _identity(document)
         for document in _documents(store, everything, ["output.label_id"])
     }
-    wanted = {"$and": [everything, dict(criteria)]} if criteria else everything
+    wanted = query.criteria() if criteria is None or criteria is query else {"$and": [everything, dict(criteria)]}
     for document in _documents(store, wanted, properties):
-        if latest[document["output"]["label_id"]] == _identity(document):
+        if latest[document["output"]["label_id"]] == _identity(document) and query.accepts(document["output"]):
             yield document
 
 
@@ -147,7 +136,7 @@ def _records(store: JobStore, kind: type[R], *keys: str) -> tuple[R, ...]:
     """The latest record for each value of its keys, sorted by them."""
     found: dict[tuple, R] = {}
     for document in _documents(store, {"output.@class": kind.__name__}):
-        record = kind.model_validate(document["output"])
+        record = as_record(kind, document)
         found[tuple(getattr(record, key) for key in keys)] = record
     return tuple(found[key] for key in sorted(found))
 
@@ -162,33 +151,3 @@ def _documents(
 
 def _identity(document: Mapping[str, Any]) -> tuple[str, int]:
     return document["uuid"], document["index"]
-
-
-def _all(values: list[str]) -> str | dict[str, list[str]] | None:
-    """Condition on an array field that holds all these values; equality where it is one, as stores index that."""
-    if len(values) < 2:
-        return values[0] if values else None
-    return {"$all": values}
-
-
-def _label_name(name: str) -> str:
-    if name in LABELS:
-        return name
-    close = get_close_matches(name, LABELS, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"labels are {', '.join(LABELS)}"
-    raise QueryError(f"there is no label {name!r}: {hint}")
-
-
-def _element(symbol: str) -> str:
-    if symbol not in atomic_numbers or symbol == "X":
-        raise QueryError(f"{symbol!r} is no chemical element")
-    return symbol
-
-
-def _cell_formula(text: str) -> str:
-    """As ``Frame.formula`` spells it."""
-    try:
-        counts = Formula(text).count()
-    except ValueError:
-        raise QueryError(f"{text!r} is no chemical formula, write e.g. Al4As4") from None
-    return "".join(f"{_element(symbol)}{counts[symbol]}" for symbol in sorted(counts))

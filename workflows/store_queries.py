@@ -28,6 +28,7 @@ NOTHING = _filtering.NOTHING
 _PLAIN_PATH = re.compile(r"[A-Za-z_@][A-Za-z0-9_@-]*(\.[A-Za-z_@][A-Za-z0-9_@-]*)*")
 # JSON integers beyond this become floats in SQLite.
 _EXACT_INTEGER = 2**53
+_LARGEST_LIMIT = 1e300
 _JSON_OPTIONS = json_util.JSONOptions(json_mode=json_util.JSONMode.RELAXED, tz_aware=False)
 
 
@@ -79,27 +80,44 @@ def _json_path(field: str) -> str:
     return "$." + ".".join(f'"{name}"' for name in field.split("."))
 
 
-def necessary_condition(criteria: Mapping[str, Any]) -> tuple[str, list[str]]:
+def necessary_condition(criteria: Mapping[str, Any]) -> tuple[str, list[str | float]]:
     """SQL condition, with its parameters, that every document matching the criteria meets.
 
-    Taken are equality and ``$in`` with strings, integers and booleans, at the top and inside ``$and``.
+    Taken are equality and ``$in`` with strings, integers and booleans, and limits that are numbers, at the top and
+    inside ``$and``.
     """
-    terms = [(field, values) for field, values in _equalities(criteria) if is_plain_path(field)]
-    if not terms:
-        return "1", []
-    clauses = [f"({field_expression(field)}) IN (SELECT value FROM json_each(?))" for field, _ in terms]  # noqa: S608  (plain paths)
-    return " AND ".join(clauses), [json.dumps([*values, "["]) for _, values in terms]
+    clauses: list[str] = []
+    parameters: list[str | float] = []
+    for field, condition in _conjunction(criteria):
+        values = _allowed_values(condition)
+        if values is not None and all(map(_is_comparable, values)):
+            clauses.append(f"({field_expression(field)}) IN (SELECT value FROM json_each(?))")  # noqa: S608  (plain path)
+            parameters.append(json.dumps([*values, "["]))
+        for sign, limit in _limits(condition):
+            # An array may hold a match, and an object may be a number of MongoDB's extended JSON.
+            clauses.append(f"(({field_expression(field)}) {sign} ? OR ({field_expression(field)}) IN ('[', '{{'))")
+            parameters.append(limit)
+    return " AND ".join(clauses) or "1", parameters
 
 
-def _equalities(criteria: Mapping[str, Any]) -> Iterator[tuple[str, list]]:
+def _conjunction(criteria: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Fields with plain names and their conditions, all of which must hold."""
     for field, condition in criteria.items():
         if field == "$and":
             for part in condition:
-                yield from _equalities(part)
-        elif not field.startswith("$"):
-            values = _allowed_values(condition)
-            if values is not None and all(map(_is_comparable, values)):
-                yield field, values
+                yield from _conjunction(part)
+        elif is_plain_path(field):
+            yield field, condition
+
+
+def _limits(condition: Any) -> Iterator[tuple[str, float]]:
+    """Limits on numbers, a little wide: SQLite may read the last digit of a number differently."""
+    if not isinstance(condition, Mapping):
+        return
+    for name, sign, side in (("$gt", ">=", -1), ("$gte", ">=", -1), ("$lt", "<=", 1), ("$lte", "<=", 1)):
+        limit = condition.get(name)
+        if isinstance(limit, int | float) and not isinstance(limit, bool) and abs(limit) < _LARGEST_LIMIT:
+            yield sign, limit + side * 1e-12 * abs(limit)
 
 
 def _allowed_values(condition: Any) -> list | None:

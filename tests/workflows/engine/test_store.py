@@ -188,7 +188,7 @@ SCALARS = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(-3, 3),
-    st.sampled_from([0.5, 1.0, 2**53 + 0.0]),
+    st.sampled_from([0.1, 0.5, 1.0, 2**53 + 0.0, float("inf"), -float("inf")]),
     st.sampled_from(["", "1", "[", "a", "\0"]),
 )
 VALUES = st.one_of(
@@ -199,6 +199,7 @@ VALUES_OR_ROWS = st.one_of(
 )
 DOCUMENTS = st.lists(st.fixed_dictionaries({}, optional={"a": VALUES_OR_ROWS, "b": VALUES_OR_ROWS}), max_size=8)
 FIELDS = st.sampled_from(["a", "b", "a.k", "a.l", "b.k", "a.0", "missing"])
+NUMBERS = st.one_of(st.integers(-3, 3), st.sampled_from([0.1, 0.5, 1.0, -0.25, 2**53 + 0.0, float("inf")]))
 CONDITIONS = st.one_of(
     SCALARS,
     st.builds(lambda v: {"$eq": v}, SCALARS),
@@ -206,6 +207,8 @@ CONDITIONS = st.one_of(
     st.builds(lambda v: {"$in": v}, st.lists(SCALARS, max_size=3)),
     st.builds(lambda v, w: {"$in": v, "$ne": w}, st.lists(SCALARS, max_size=3), SCALARS),
     st.builds(lambda v: {"$exists": v}, st.booleans()),
+    st.builds(lambda name, v: {name: v}, st.sampled_from(["$gt", "$gte", "$lt", "$lte"]), NUMBERS),
+    st.builds(lambda v, w: {"$gte": v, "$lt": w}, NUMBERS, NUMBERS),
 )
 SIMPLE = st.dictionaries(FIELDS, CONDITIONS, max_size=2)
 CRITERIA = st.one_of(
