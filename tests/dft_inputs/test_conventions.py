@@ -12,9 +12,8 @@ from fieldloop.dft_inputs.conventions import (
     Convention,
     ConventionError,
     Quantity,
-    read_extxyz,
-    write_extxyz,
 )
+from fieldloop.dft_inputs.formats import read_extxyz, write_extxyz
 from fieldloop.dft_inputs.polarization import fold, quantum_lattice
 from fieldloop.dft_inputs.records import ElectricResponse, Frame, LabelledFrame, Provenance, Quality
 from fieldloop.dft_inputs.units import (
@@ -82,8 +81,8 @@ def labelled_frames(draw, convention):
     )
 
 
-@pytest.mark.parametrize("convention", sorted(CONVENTIONS))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.parametrize("convention", ["fieldloop", "allegro-pol"])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_round_trip_gives_equal_records(tmp_path, convention, data):
     frames = data.draw(st.lists(labelled_frames(convention), min_size=1, max_size=3))

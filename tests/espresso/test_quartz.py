@@ -67,6 +67,16 @@ def test_charges_from_finite_fields_converge_to_dfpt(data, charges):
     assert np.linalg.norm(extrapolated.transpose(0, 2, 1) - dfpt) > 3 * np.linalg.norm(extrapolated - dfpt)
 
 
+def test_charges_from_finite_fields_are_those_of_converged_dfpt(data, charges):
+    """The label of 40 Ry and 2x2x2 against ph.x on 3x3x3 at 80 Ry, where the sum rule of DFPT holds to 0.008 e."""
+    dfpt = np.array(json.loads((data / "quartz_dfpt_80Ry.json").read_text())["born_effective_charges"])
+    assert np.abs(dfpt.mean(axis=0)).max() < 0.008
+    dfpt = dfpt - dfpt.mean(axis=0)
+    assert np.linalg.norm(charges - dfpt) < 0.02 * np.linalg.norm(dfpt)
+    for atom in range(3):
+        assert np.diag(charges[atom]) == pytest.approx(np.diag(dfpt[atom]), rel=0.02)
+
+
 @pytest.mark.slow
 def test_dfpt_of_quartz(data, goedecker, code, tmp_path):
     """Two minutes: the stored ph.x run is reproduced from the parameters of the pseudopotentials."""
