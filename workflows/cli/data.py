@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .errors import complain, in_one_line
+from .query_options import with_query
 
 if TYPE_CHECKING:
     from ...dft_inputs.records import LabelledFrame
+    from ..query import Query
 
 app = typer.Typer(help="Look at the labelled frames, and take them out.", no_args_is_help=True)
 
@@ -29,23 +31,6 @@ Where = Annotated[
 ]
 
 
-class Status(StrEnum):
-    """What became of a label."""
-
-    done = "done"
-    failed = "failed"
-    passed = "passed"
-    flagged = "flagged"
-
-
-_CONDITIONS: dict[Status, dict] = {
-    Status.done: {"status": "done"},
-    Status.failed: {"status": "failed"},
-    Status.passed: {"passed": True},
-    Status.flagged: {"passed": False},
-}
-
-
 class Format(StrEnum):
     """How found frames are shown."""
 
@@ -54,47 +39,12 @@ class Format(StrEnum):
     frames = "frames"
 
 
-Words = list[str] | None
-Formula = Annotated[str | None, typer.Option(help="Formula of the whole cell, e.g. Al4As4.")]
-Elements = Annotated[Words, typer.Option("--elements", "--element", help="That must occur: Si,O.")]
-Field = Annotated[
-    str | None, typer.Option(help="Strength of the field at which the labels hold: '>0.01 V/A', '0.5..2 MV/cm'.")
-]
-MetField = Annotated[str | None, typer.Option(help="Strength of the field of the dynamics that met the frame.")]
-Labels = Annotated[Words, typer.Option("--labels", "--has", help="That must be present: forces,polarization.")]
-OfStatus = Annotated[Status | None, typer.Option(help="Done ones have either passed all checks or are flagged.")]
-Passed = Annotated[bool | None, typer.Option("--passed/--flagged", help="Short for --status.")]
-Flags = Annotated[Words, typer.Option("--flags", "--flag", help="Checks that failed: enthalpy_law.")]
-Generation = Annotated[str | None, typer.Option(help="That the frame was proposed for: 3, '>=2', 1..4.")]
-Uncertainty = Annotated[
-    Words, typer.Option(help="Of the model that proposed the frame: 'forces > 0.05 eV/A'; may be repeated.")
-]
-Code = Annotated[str | None, typer.Option(help="Code of the labels: pw.x.")]
-Protocol = Annotated[str | None, typer.Option(help="Level of theory: fast, standard, paper.")]
-Origin = Annotated[str | None, typer.Option(help="Where the frame came from, e.g. parent, dynamics, import.")]
-OfModel = Annotated[str | None, typer.Option(help="model_id of the model that proposed the frame.")]
-OfParent = Annotated[str | None, typer.Option(help="frame_id of the frame that it was made from.")]
-
-
 @app.command()
 @in_one_line
+@with_query
 def query(
+    wanted: Query,
     where: Where = None,
-    formula: Formula = None,
-    elements: Elements = None,
-    field: Field = None,
-    met_field: MetField = None,
-    labels: Labels = None,
-    status: OfStatus = None,
-    passed: Passed = None,
-    flags: Flags = None,
-    generation: Generation = None,
-    uncertainty: Uncertainty = None,
-    code: Code = None,
-    protocol: Protocol = None,
-    origin: Origin = None,
-    model: OfModel = None,
-    parent: OfParent = None,
     count: Annotated[bool, typer.Option("--count", help="Print the number of frames only.")] = False,
     form: Annotated[
         Format, typer.Option("--format", help="A table, records as JSON (one a line), or extended XYZ.")
@@ -114,28 +64,8 @@ def query(
       fieldloop data query run/fieldloop.sqlite --origin dynamics --out dynamics.extxyz
     """
     from ..campaign import locate_store, read_store
-    from ..queries import Query, QueryError, count_labels, find
+    from ..queries import count_labels, find
 
-    words = {
-        "formula": formula,
-        "elements": elements,
-        "field": field,
-        "met_field": met_field,
-        "labels": labels,
-        "passed": passed,
-        "flags": flags,
-        "generation": generation,
-        "uncertainty": uncertainty,
-        "code": code,
-        "protocol": protocol,
-        "origin": origin,
-        "model": model,
-        "parent": parent,
-    }
-    said = _CONDITIONS[status] if status else {}
-    if passed is not None and said.get("passed", passed) != passed:
-        raise QueryError(f"--status {status} and --{'passed' if passed else 'flagged'} exclude one another")
-    wanted = Query.parse(words | said)
     store = read_store(locate_store(where))
     if count:
         typer.echo(count_labels(store, wanted))
