@@ -1,0 +1,125 @@
+"""The settings that determine the numbers of a VASP label."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
+
+from ..espresso.meshes import Mesh, mesh_of_supercell, resolve_kpoints, supercell_multiples
+
+PotcarLibrary = Literal["PBE", "PBE_52", "PBE_54", "PBE_64", "LDA", "LDA_52", "LDA_54", "LDA_64", "PW91"]
+IncarValue = bool | int | float | str | tuple[float, ...]
+
+OWN_TAGS = frozenset(
+    {
+        *(
+            "ALGO",
+            "PREC",
+            "ENCUT",
+            "EDIFF",
+            "NELM",
+            "ISMEAR",
+            "SIGMA",
+            "GGA",
+            "LREAL",
+            "LASPH",
+            "ISYM",
+            "NSW",
+            "IBRION",
+        ),
+        *("ISIF", "LWAVE", "LCHARG", "LCALCPOL", "LCALCEPS", "LEPSILON", "LPEAD", "EFIELD_PEAD", "KSPACING", "KGAMMA"),
+        *("EFIELD", "IDIPOL", "LDIPOL", "LMONO", "DIPOL", "LBERRY", "NELECT", "LRPA"),
+    }
+)
+"""Tags that a field, the quality of a label or another setting fixes."""
+
+
+class VaspSettings(BaseModel):
+    """Everything that determines the numbers of a label, apart from the frame, the POTCAR files and the stencil.
+
+    Attributes:
+        protocol: name of the level of theory, for people.
+        encut: plane-wave cutoff, eV.
+        kpoints: mesh of the parent crystal along its three lattice vectors, centred on Gamma.
+        kpoint_density: instead of ``kpoints``: the least N_i |a_i| in A, one for all or one for each lattice vector.
+        ediff: SCF threshold at zero field, eV; VASP takes a hundredth of it in a field.
+        sigma: Gaussian smearing, eV; small, so that an insulator stays one.
+        nelm: most SCF iterations.
+        gga: functional that overrides that of the POTCAR files, e.g. ``PE``, ``PS``.
+        potcar_functional: pymatgen's name of the POTCAR library, e.g. ``PBE_54``.
+        potcars: POTCAR by element, e.g. ``{"Ti": "Ti_pv"}``; the element's own name where it is not given.
+        incar: further tags, e.g. ``{"ISPIN": 2}`` or those of DFT+U.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    protocol: str = "custom"
+    encut: PositiveFloat = 520.0
+    kpoints: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
+    kpoint_density: PositiveFloat | tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
+    ediff: Annotated[float, Field(gt=0, le=1e-5)] = 1e-7
+    sigma: Annotated[float, Field(gt=0, le=0.1)] = 0.01
+    nelm: PositiveInt = 200
+    gga: str | None = None
+    potcar_functional: Literal["PBE", "PBE_52", "PBE_54", "PBE_64", "LDA", "LDA_52", "LDA_54", "LDA_64", "PW91"] = (
+        "PBE_54"
+    )
+    potcars: dict[str, str] = {}
+    incar: dict[str, IncarValue] = {}
+
+    @field_validator("incar")
+    @classmethod
+    def _only_free_tags(cls, value: dict[str, IncarValue]) -> dict[str, IncarValue]:
+        tags = {tag.upper(): setting for tag, setting in value.items()}
+        if taken := sorted(OWN_TAGS & set(tags)):
+            raise ValueError(f"incar cannot set {taken[0]}: a field or another setting fixes it")
+        return tags
+
+    @model_validator(mode="after")
+    def _one_mesh(self) -> VaspSettings:
+        if (self.kpoints is None) == (self.kpoint_density is None):
+            raise ValueError("give one of kpoints, e.g. [4, 4, 4], and kpoint_density, e.g. 25 (N_i |a_i| in A)")
+        return self
+
+    @property
+    def mesh(self) -> Mesh:
+        """The k-mesh.
+
+        Raises:
+            ValueError: it follows from a density and a cell; see ``for_cell``.
+        """
+        if self.kpoints is None:
+            raise ValueError("kpoint_density gives no mesh before a cell is known; call settings.for_cell(cell)")
+        return self.kpoints
+
+    @property
+    def nspin(self) -> int:
+        """1, or 2 with ISPIN."""
+        return int(self.incar.get("ISPIN", 1))  # type: ignore[arg-type]
+
+    def for_cell(self, cell: np.ndarray, parent_cell: np.ndarray | None = None) -> VaspSettings:
+        """The settings with the mesh of one cell, such that every cell of a data set has the same N_i |a_i|.
+
+        Args:
+            cell: lattice vectors as rows, A.
+            parent_cell: of the parent crystal, whose mesh this is. Without one, the cell is its own parent.
+
+        Raises:
+            ValueError: the cell is no supercell of the parent, or its multiple does not divide the mesh.
+        """
+        parent = cell if parent_cell is None else parent_cell
+        mesh = self.kpoints or resolve_kpoints(parent, self.kpoint_density or 0.0)
+        if parent_cell is not None:
+            mesh = mesh_of_supercell(mesh, supercell_multiples(cell, parent_cell))
+        return self.model_copy(update={"kpoints": mesh, "kpoint_density": None})
+
+    def identity(self) -> dict[str, Any]:
+        """What determines the converged numbers: not the protocol's name, nor the way to convergence.
+
+        Raises:
+            ValueError: the mesh is not known yet; see ``for_cell``.
+        """
+        dumped = self.model_dump(mode="json", exclude={"protocol", "nelm", "kpoint_density"})
+        return {**dumped, "kpoints": list(self.mesh)}
