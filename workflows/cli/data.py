@@ -96,6 +96,34 @@ def _show(found: Iterable[LabelledFrame], form: Format) -> None:
 
 @app.command()
 @in_one_line
+def lineage(
+    where: Annotated[
+        Path, typer.Argument(metavar="FILE.yaml|STORE", help="Campaign file, campaign directory or store.")
+    ],
+    identity: Annotated[str, typer.Argument(metavar="ID", help="A frame_id, label_id or model_id, or how it begins.")],
+    depth: Annotated[int, typer.Option(min=1, help="Steps away from it that the tree shows.")] = 4,
+    json: Annotated[bool, typer.Option("--json", help="Print all ancestors and descendants as JSON.")] = False,
+) -> None:
+    """Say where a frame or a model comes from, and what became of it: who proposed it, what it was trained on.
+
+    \b
+    Example:
+      fieldloop data lineage campaign.yaml 51475cbc
+    """
+    from ..campaign import locate_store, read_store
+    from ..lineage import read_lineage
+    from .lineage_tree import lineage_tree
+    from .tables import new_console
+
+    found = read_lineage(read_store(locate_store(where))).of(identity)
+    if json:
+        typer.echo(found.model_dump_json())
+    else:
+        new_console().print(lineage_tree(found, depth), soft_wrap=True)
+
+
+@app.command()
+@in_one_line
 def export(
     out: Annotated[Path, typer.Option("--out", "-o", help="The extended XYZ file.", show_default=False)],
     where: Where = None,
