@@ -29,6 +29,7 @@ __all__ = [
     "find",
     "query_labels",
     "read_campaign",
+    "read_records",
 ]
 
 R = TypeVar("R", bound=Record)
@@ -69,11 +70,11 @@ def read_campaign(store: JobStore, root: Path) -> Campaign:
     return Campaign(
         root=Path(root),
         labels=tuple(labels),
-        checks=_records(store, ParentCheck, "frame_id"),
-        models=_records(store, TrainedModel, "generation", "member"),
-        explorations=_records(store, Exploration, "generation"),
-        selections=_records(store, SelectionRecord, "generation"),
-        generations=_records(store, GenerationRecord, "generation"),
+        checks=read_records(store, ParentCheck, "frame_id"),
+        models=read_records(store, TrainedModel, "generation", "member"),
+        explorations=read_records(store, Exploration, "generation"),
+        selections=read_records(store, SelectionRecord, "generation"),
+        generations=read_records(store, GenerationRecord, "generation"),
     )
 
 
@@ -132,7 +133,7 @@ def _latest_labels(
             yield document
 
 
-def _records(store: JobStore, kind: type[R], *keys: str) -> tuple[R, ...]:
+def read_records(store: JobStore, kind: type[R], *keys: str) -> tuple[R, ...]:
     """The latest record for each value of its keys, sorted by them."""
     found: dict[tuple, R] = {}
     for document in _documents(store, {"output.@class": kind.__name__}):
