@@ -1,172 +1,169 @@
-"""Read a finished VASP run: OUTCAR, vasprun.xml or both, checked against each other. Never a number from half a run."""
+"""What a single VASP run says of a frame: a label, or a point of a stencil."""
 
 from __future__ import annotations
 
-import gzip
-import zlib
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from ..records import Frame
-from ..units import KBAR_IN_EV_PER_CUBIC_ANGSTROM
+from ..polarization import fold, quantum_lattice
+from ..quality import DEFAULT_BOUNDS, QualityBounds
+from ..records import ElectricResponse, FieldPoint, Frame, LabelledFrame, Proposal, Provenance, Quality
+from ..units import VACUUM_PERMITTIVITY
 from .inputs import FIELD_SIGN
-from .outcar import Outcar, fault, parse_outcar
-from .vasprun import Vasprun, parse_vasprun
+from .run_output import VaspOutput, VaspOutputError, read_vasp_output
 
-OUTCAR, VASPRUN = "OUTCAR", "vasprun.xml"
-_SAME_ENERGY = 1e-5
-
-
-class VaspOutputError(RuntimeError):
-    """An output of VASP is missing, incomplete, not converged or not of one piece; names file and cause."""
+_SAME_CELL = 1e-4
+_SAME_PLACE = 1e-3
 
 
-@dataclass(frozen=True)
-class VaspOutput:
-    """One converged run in the conventions of the project.
+def read_vasp_label(
+    path: Path | str,
+    frame: Frame | None = None,
+    *,
+    proposal: Proposal | None = None,
+    bounds: QualityBounds = DEFAULT_BOUNDS,
+    field_sign: float = FIELD_SIGN,
+) -> LabelledFrame:
+    """Label from one run, with what it computed: energy, forces, stress; P with LCALCPOL; Z* and alpha with LEPSILON.
 
-    Attributes:
-        frame: the geometry in VASP's order of atoms, wrapped into the cell as VASP does.
-        field: V/A, (3,), the physical sign.
-        enthalpy: as printed, eV; it holds -E.(``electronic_dipole`` + ``ionic_dipole``).
-        forces: eV/A, (N, 3). VASP takes the net force out.
-        stress: eV/A^3, ASE sign, (3, 3); None in a field, where it is not known what VASP's holds fixed.
-        electronic_dipole: of the electrons, e A, (3,): minus p[elc]. None without LCALCPOL.
-        ionic_dipole: minus p[ion], e A, (3,). It is no sum of valence times position: VASP leaves out ions close to
-            the border of the cell, so P is not made of it.
-        born_effective_charges: e, (N, 3, 3), index [atom, field, displacement].
-        dielectric_tensor: ion-clamped, (3, 3).
-        valences: electrons by element.
-        titles: TITEL of the POTCAR by element.
-        kpoints: mesh; None where it was not automatic.
-        nspin: 1 or 2.
-        scf_accuracy: last change of the energy, eV.
-        iterations, seconds: the cost.
-        version: of VASP.
-        steps: geometries of the run; of several, this is the last.
-    """
-
-    frame: Frame
-    field: np.ndarray
-    enthalpy: float
-    forces: np.ndarray
-    stress: np.ndarray | None
-    electronic_dipole: np.ndarray | None
-    ionic_dipole: np.ndarray | None
-    born_effective_charges: np.ndarray | None
-    dielectric_tensor: np.ndarray | None
-    valences: dict[str, float]
-    titles: dict[str, str]
-    kpoints: tuple[int, int, int] | None
-    nspin: int
-    scf_accuracy: float
-    iterations: int
-    seconds: float
-    version: str
-    steps: int = 1
-
-    @property
-    def even_valences(self) -> bool:
-        """All valences are even integers: moving an ion by a lattice vector moves an even charge."""
-        return bool(self.valences) and all(v == round(v) and round(v) % 2 == 0 for v in self.valences.values())
-
-
-def read_vasp_output(path: Path | str, field_sign: float = FIELD_SIGN) -> VaspOutput:
-    """Read one run.
-
-    Numbers come from vasprun.xml, which has more digits, and dipoles from OUTCAR, which alone has them. Where both
-    have Born charges, those of OUTCAR count, whose rows are known to be fields.
+    alpha = eps0 V (eps_inf - 1). Of a run with several geometries the last counts.
 
     Args:
-        path: the run's directory, or its OUTCAR or vasprun.xml; gzipped or not.
-        field_sign: EFIELD_PEAD over the field; see ``inputs.FIELD_SIGN``.
+        path: the run's directory, or its OUTCAR or vasprun.xml.
+        frame: the geometry, with its order of atoms and unwrapped positions; that of the run where None.
+        proposal: where it comes from.
+        bounds: what passes the checks.
+        field_sign: EFIELD_PEAD over the field.
 
     Raises:
-        VaspOutputError: missing, truncated, failed, unconverged or damaged output, or two files of different runs.
+        VaspOutputError: see ``read_vasp_output``; also for another structure than ``frame``.
     """
-    path = Path(path)
-    files = [path] if path.is_file() else [f for name in (OUTCAR, VASPRUN) if (f := _in_directory(path, name))]
-    if not files:
-        raise VaspOutputError(f"{path}: neither {OUTCAR} nor {VASPRUN} is there, gzipped or not")
-    outcar = next((_read_outcar(file) for file in files if OUTCAR in file.name), None)
-    # OUTCAR knows better than the count of iterations whether the SCF converged.
-    vasprun = next((_read_vasprun(file, outcar is None) for file in files if OUTCAR not in file.name), None)
-    if outcar is not None and vasprun is not None:
-        if len(outcar.species) != len(vasprun.species) or abs(outcar.energy - vasprun.energy) > _SAME_ENERGY:
-            raise VaspOutputError(f"{path}: {OUTCAR} and {VASPRUN} are of different runs")
-        return replace(
-            _output(vasprun, field_sign),
-            electronic_dipole=_negative(outcar.electronic_dipole),
-            ionic_dipole=_negative(outcar.ionic_dipole),
-            born_effective_charges=vasprun.born if outcar.born is None else outcar.born,
-            scf_accuracy=outcar.scf_accuracy,
-            seconds=outcar.seconds,
-        )
-    if outcar is not None:
-        return _output(outcar, field_sign)
-    assert vasprun is not None  # noqa: S101  (one of them was read)
-    return _output(vasprun, field_sign)
-
-
-def _output(run: Outcar | Vasprun, field_sign: float) -> VaspOutput:
-    applied = bool(np.any(run.pead_field))
-    outcar = run if isinstance(run, Outcar) else None
-    return VaspOutput(
-        frame=Frame(species=run.species, positions=run.positions, cell=run.cell),
-        field=run.pead_field / field_sign + 0.0,
-        enthalpy=run.energy,
-        forces=run.forces,
-        # VASP prints the force on the cell, which is minus the stress.
-        stress=None if run.stress is None or applied else -run.stress * KBAR_IN_EV_PER_CUBIC_ANGSTROM,
-        electronic_dipole=_negative(outcar.electronic_dipole) if outcar else None,
-        ionic_dipole=_negative(outcar.ionic_dipole) if outcar else None,
-        born_effective_charges=run.born,
-        dielectric_tensor=run.dielectric,
-        valences=run.valences,
-        titles=run.titles,
-        kpoints=run.kpoints,
-        nspin=run.nspin,
-        scf_accuracy=run.scf_accuracy,
-        iterations=run.iterations,
-        seconds=outcar.seconds if outcar else 0.0,
-        version=run.version,
-        steps=run.steps,
+    output = read_vasp_output(path, field_sign)
+    frame = frame or output.frame
+    order = _order(output.frame, frame, path)
+    dipole = _dipole(output, frame)
+    if np.any(output.field) and dipole is None:
+        raise VaspOutputError(f"{path}: a run in a field without its dipole: set LCALCPOL")
+    charges = output.born_effective_charges
+    response = ElectricResponse(
+        field=output.field,
+        enthalpy=output.enthalpy if dipole is None else _enthalpy(output, dipole),
+        forces=output.forces[order],
+        stress=output.stress,
+        polarization=dipole,
+        polarization_quanta=None if dipole is None else quantum_lattice(frame.cell, electrons_per_quantum(output)),
+        born_effective_charges=None if charges is None else charges[order],
+        polarizability=_polarizability(output),
+    )
+    return LabelledFrame(
+        label_id=f"import-{frame.frame_id}",
+        frame=frame,
+        response=response,
+        proposal=proposal or Proposal(origin="import"),
+        provenance=vasp_provenance(output),
+        quality=_quality(output, response, bounds),
     )
 
 
-def _in_directory(directory: Path, name: str) -> Path | None:
-    return next((directory / n for n in (name, f"{name}.gz") if (directory / n).is_file()), None)
+def vasp_point(name: str, output: VaspOutput, frame: Frame, where: Path | str) -> FieldPoint:
+    """A field point in the order of atoms of a frame, its enthalpy on the branch of its P.
+
+    P is the sum of valence times position, unwrapped, and the electrons' dipole. VASP's enthalpy holds -E.P with an
+    ionic part of its own, which is replaced by this one.
+
+    Args:
+        name: of the point.
+        output: the run.
+        frame: the geometry.
+        where: the run's directory, for messages.
+
+    Raises:
+        VaspOutputError: no dipole, no valences, or another structure.
+    """
+    order = _order(output.frame, frame, where)
+    dipole = _dipole(output, frame)
+    if dipole is None:
+        raise VaspOutputError(f"{where}: no dipole of the electrons and ions, or no ZVAL: set LCALCPOL")
+    return FieldPoint(
+        name=name,
+        field=output.field,
+        enthalpy=_enthalpy(output, dipole),
+        forces=output.forces[order],
+        polarization=dipole,
+        stress=output.stress,
+        scf_accuracy=output.scf_accuracy,
+        scf_iterations=output.iterations,
+        seconds=output.seconds,
+    )
 
 
-def _read_outcar(path: Path) -> Outcar:
-    text = _read_text(path)
-    if reason := fault(text):
-        raise VaspOutputError(f"{path}: {reason}")
-    try:
-        return parse_outcar(text)
-    except (ValueError, IndexError) as error:
-        raise VaspOutputError(f"{path}: {error}") from error
+def _dipole(output: VaspOutput, frame: Frame) -> np.ndarray | None:
+    """P of a run, e A, (3,), with the ions where the frame has them.
+
+    p[ion] itself serves the enthalpy alone: it leaves out ions close to the border of the cell that VASP centres about
+    the origin, so it jumps by other vectors than quanta.
+    """
+    if output.electronic_dipole is None or output.ionic_dipole is None:
+        return None
+    if not set(frame.species) <= set(output.valences):
+        return None
+    charges = np.array([output.valences[symbol] for symbol in frame.species])
+    return charges @ frame.positions + output.electronic_dipole
 
 
-def _read_vasprun(path: Path, alone: bool) -> Vasprun:
-    try:
-        run = parse_vasprun(_read_text(path))
-    except (ValueError, IndexError) as error:
-        raise VaspOutputError(f"{path}: {error}") from error
-    if alone and not run.converged:
-        raise VaspOutputError(f"{path}: SCF not converged in {run.iterations} iterations")
-    return run
+def _enthalpy(output: VaspOutput, dipole: np.ndarray) -> float:
+    """The printed enthalpy with -E.``dipole`` for VASP's own -E.P."""
+    assert output.electronic_dipole is not None and output.ionic_dipole is not None  # noqa: S101
+    return output.enthalpy + float(output.field @ (output.electronic_dipole + output.ionic_dipole - dipole))
 
 
-def _read_text(path: Path) -> str:
-    try:
-        content = path.read_bytes()
-        return (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8", errors="replace")
-    except (OSError, EOFError, zlib.error) as error:
-        raise VaspOutputError(f"{path}: cannot be read ({error})") from error
+def _order(given: Frame, wanted: Frame, where: Path | str) -> list[int]:
+    """Place in ``given`` of each atom of ``wanted``: the same atom, modulo the lattice."""
+    different = VaspOutputError(f"{where}: its structure is another than that of the frame")
+    if sorted(given.species) != sorted(wanted.species) or np.abs(given.cell - wanted.cell).max() > _SAME_CELL:
+        raise different
+    between = fold(wanted.positions[:, None] - given.positions[None], wanted.cell)
+    order = [int(place) for place in np.linalg.norm(between, axis=-1).argmin(axis=1)]
+    distances = [np.linalg.norm(between[atom, place]) for atom, place in enumerate(order)]
+    same = [wanted.species[atom] == given.species[place] for atom, place in enumerate(order)]
+    if sorted(order) != list(range(len(wanted))) or max(distances) > _SAME_PLACE or not all(same):
+        raise different
+    return order
 
 
-def _negative(vector: np.ndarray | None) -> np.ndarray | None:
-    return None if vector is None else -vector
+def electrons_per_quantum(output: VaspOutput) -> int:
+    """2 without spin polarization where all valences are even, else 1."""
+    return 2 if output.nspin == 1 and output.even_valences else 1
+
+
+def _polarizability(output: VaspOutput) -> np.ndarray | None:
+    if output.dielectric_tensor is None:
+        return None
+    return VACUUM_PERMITTIVITY * output.frame.volume * (output.dielectric_tensor - np.eye(3))
+
+
+def _quality(output: VaspOutput, response: ElectricResponse, bounds: QualityBounds) -> Quality:
+    checks: dict[str, float] = {"scf_accuracy": output.scf_accuracy}
+    if (alpha := response.polarizability) is not None:
+        checks["polarizability_asymmetry"] = float(np.abs(alpha - alpha.T).max() / 2 / abs(np.trace(alpha) / 3))
+    if (charges := response.born_effective_charges) is not None:
+        checks["acoustic_sum_rule"] = float(np.abs(charges.mean(axis=0)).max())
+    flags = tuple(name for name, value in checks.items() if not value <= getattr(bounds, name))
+    return Quality.model_validate({**checks, "flags": flags})
+
+
+def vasp_provenance(*outputs: VaspOutput) -> Provenance:
+    """Provenance of a label from runs, the first of which is at zero field."""
+    zero = outputs[0]
+    return Provenance(
+        code="vasp",
+        code_version=zero.version,
+        protocol="import",
+        kpoints=zero.kpoints,
+        # The content of POTCAR files is licensed and not among the outputs; their TITEL names them.
+        pseudopotentials=dict(zero.titles),
+        scf_count=len(outputs),
+        scf_iterations=sum(output.iterations for output in outputs),
+        seconds=sum(output.seconds for output in outputs),
+    )

@@ -14,6 +14,7 @@ class Vasprun:
 
     Attributes:
         converged: the SCF took fewer than NELM iterations.
+        gap: eV, over the k-points of the run, zero or less for a metal; None without empty bands.
     """
 
     species: tuple[str, ...]
@@ -34,6 +35,7 @@ class Vasprun:
     version: str
     steps: int
     converged: bool
+    gap: float | None
 
 
 def parse_vasprun(text: str) -> Vasprun:
@@ -80,6 +82,7 @@ def parse_vasprun(text: str) -> Vasprun:
         version=_text(root.find("generator/i[@name='version']")),
         steps=len(steps),
         converged=len(energies) < int(tags.get("NELM", "60")),
+        gap=_gap(last),
     )
 
 
@@ -107,6 +110,17 @@ def _mesh(root: ET.Element) -> tuple[int, int, int] | None:
         return None
     first, second, third = (int(float(word)) for word in _text(divisions).split())
     return first, second, third
+
+
+def _gap(calculation: ET.Element) -> float | None:
+    """Lowest empty band less highest occupied one; half-filled bands count as both."""
+    rows = calculation.findall("eigenvalues/array/set/set/set/r")
+    if not rows:
+        return None
+    energies, occupations = np.array([_text(row).split()[:2] for row in rows], dtype=float).T
+    full = occupations.max()
+    occupied, empty = energies[occupations > 0.01 * full], energies[occupations < 0.99 * full]
+    return float(empty.min() - occupied.max()) if len(occupied) and len(empty) else None
 
 
 def _energy(element: ET.Element) -> float:
