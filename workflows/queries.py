@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from ..dft_inputs.records import LabelledFrame, Record
 from .config import first_error
+from .migrations import upgraded
 from .query import EVERYTHING, FIELDS_OF_QUERIES, Query, QueryError
 from .records import Exploration, GenerationRecord, ParentCheck, SelectionRecord, TrainedModel
 from .sqlite_file import StoreError
@@ -112,7 +113,7 @@ def as_record(kind: type[R], document: Mapping[str, Any]) -> R:
         StoreError: it cannot be read.
     """
     try:
-        return kind.model_validate(document["output"])
+        return kind.model_validate(upgraded(document["output"]))
     except ValidationError as error:
         hint = "`fieldloop data check` lists all such records"
         raise StoreError(f"{kind.__name__} of job {document['uuid']}: {first_error(error)}; {hint}") from error

@@ -66,6 +66,34 @@ def open_file(path: Path, read_only: bool) -> sqlite3.Connection:
     return connection
 
 
+def copy_file(path: Path, target: Path) -> None:
+    """Copy a store as it is at one moment, while others write to it; the copy is whole or absent.
+
+    Args:
+        path: of the store.
+        target: in an existing folder; replaced if it is there.
+
+    Raises:
+        StoreError: a file that is no store, or a copy that SQLite finds damaged.
+    """
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        with closing(open_file(path, read_only=True)) as source, closing(sqlite3.connect(part)) as copy:
+            # All pages in one step: in several, every write in between would start it over.
+            source.backup(copy, pages=-1)
+            copy.execute("PRAGMA journal_mode = delete")  # one file, without a log beside it
+            faults = [fault for (fault,) in copy.execute("PRAGMA quick_check(1)") if fault != "ok"]
+        if faults:
+            raise StoreError(f"the store {path} is damaged: {faults[0]}")
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        part.replace(target)
+    except sqlite3.DatabaseError as error:
+        raise StoreError(f"cannot copy the store {path}: {error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def mark_as_ours(connection: sqlite3.Connection) -> None:
     """Write the application and schema numbers into the header; part of the transaction that creates the tables."""
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
