@@ -56,6 +56,11 @@ def trajectory_frames(parent: Frame, settings: TrajectorySettings) -> list[Sampl
     path = read_structures(settings.file)[settings.start :]
     for index, frame in enumerate(path, settings.start):
         check_same_crystal(parent, frame, settings.max_strain, f"frame {index} of {settings.file.name}")
+        if frame.species != path[0].species:
+            raise SeedError(
+                f"frame {index} of {settings.file.name} has its atoms in another order than frame {settings.start}: "
+                "give each order a file of its own"
+            )
     path = ordered(parent, path, unwrap=settings.unwrap)
     taken: list[Frame] = [parent]
     sampled: list[Sampled] = []

@@ -62,6 +62,18 @@ def test_atoms_are_brought_into_the_parents_order(alas, walk, written):
         assert np.allclose([frame.positions for frame, _ in frames], walk, atol=1e-6)
 
 
+def test_an_order_of_atoms_that_changes_within_a_file_is_refused(alas, walk, tmp_path):
+    """Read in the order of the first frame, Al would come to stand where As is."""
+    images = []
+    for positions, order in zip(walk, (slice(None), slice(None), slice(None, None, -1)), strict=False):
+        atoms = alas.to_atoms()
+        atoms.positions = positions
+        images.append(atoms[order])
+    write(tmp_path / "mixed.extxyz", images)
+    with pytest.raises(SeedError, match=r"frame 2 of mixed\.extxyz has its atoms in another order than frame 0"):
+        trajectory_frames(alas, TrajectorySettings(file=tmp_path / "mixed.extxyz"))
+
+
 def test_near_duplicates_and_the_parent_are_passed_over(alas, walk, tmp_path, rng):
     images = []
     for positions in (alas.positions, walk[0], walk[0] + 1.7, walk[0] + rng.normal(scale=1e-3, size=(8, 3)), walk[5]):
