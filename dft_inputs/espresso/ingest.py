@@ -51,15 +51,18 @@ def ingest(
         code="pw.x",
         code_version=zero.version,
         protocol="import",
+        kpoints=zero.kpoints,
         scf_count=len(outputs),
         scf_iterations=sum(output.iterations for output in outputs.values()),
         seconds=sum(output.wall_time for output in outputs.values()),
+        cpu_seconds=sum(output.cpu_time for output in outputs.values()),
     )
     return LabelledFrame(
         label_id=f"import-{zero.frame.frame_id}",
         frame=zero.frame,
         response=response,
         field_points=tuple(points.values()),
+        lower_orders=stencil.differences(points),
         proposal=proposal or Proposal(origin="import"),
         provenance=provenance,
         quality=quality,
