@@ -64,22 +64,16 @@ def label_frame(
     failure, response, quality = None, ElectricResponse(), Quality()
     with lease(job.directory, code.lease_timeout, code.program) as descriptor:
         try:
-            job = _with_symmetry(job, descriptor)
+            outputs.update(run_stencil(job, descriptor, only=(job.first,)))
+            gap = check_zero_field(job, outputs[job.first])
+            job = with_symmetry(job, descriptor)
             for name, output in run_stencil(job, descriptor):
                 outputs[name] = output
-                if name == job.first:
-                    check_base_field(stencil, _insulating_gap(job, output), frame, job.settings)
                 if name != ORIGIN:
                     points[name] = _point(job, name, output)
             repairs = [line for name in outputs for line in repair_lines(job.folder(name), name)]
-            points, response, quality = checked(
-                _rotated(job, points, outputs[ZERO]),
-                outputs[ZERO],
-                stencil,
-                _insulating_gap(job, outputs[job.first]),
-                bounds,
-                repairs,
-            )
+            whole, more = _rotated(job, points, outputs[ZERO])
+            points, response, quality = checked(whole, outputs[ZERO], stencil, gap, bounds, (*repairs, *more))
         except (PwRunError, PwOutputError, OSError) as error:
             failure = failure_words(error)
     return LabelledFrame(
@@ -116,7 +110,7 @@ def failure_words(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _with_symmetry(job: StencilJob, descriptor: int) -> StencilJob:
+def with_symmetry(job: StencilJob, descriptor: int) -> StencilJob:
     """The job without the points that follow from others by symmetry, if the state has that of its crystal.
 
     Spin-polarized states may have any lower one, so these are computed in full.
@@ -130,15 +124,16 @@ def _with_symmetry(job: StencilJob, descriptor: int) -> StencilJob:
     return replace(job, operations=operations) if max(forces, dipole) < SYMMETRIC else job
 
 
-def _rotated(job: StencilJob, points: dict[str, FieldPoint], zero: PwOutput) -> dict[str, FieldPoint]:
-    """All points of the stencil, those that symmetry left out by rotation."""
+def _rotated(job: StencilJob, points: dict[str, FieldPoint], zero: PwOutput) -> tuple[dict[str, FieldPoint], list[str]]:
+    """All points of the stencil, those that symmetry left out by rotation, and what was repaired before."""
     if not job.operations:
-        return points
-    aligned, _ = align_enthalpies(points, string_lattice(job.frame.cell, zero.kpoints))
+        return points, []
+    lattice = string_lattice(job.frame.cell, zero.kpoints)
+    aligned, repairs = align_enthalpies(points, lattice, string_counts(zero.kpoints))
     operations = finite_field_operations(
         job.operations, job.settings.mesh, field=job.stencil.base, fft_grid=zero.fft_grid
     )
-    return full_stencil(aligned, job.stencil, operations)
+    return full_stencil(aligned, job.stencil, operations), repairs
 
 
 def _point(job: StencilJob, name: str, output: PwOutput) -> FieldPoint:
@@ -170,16 +165,18 @@ def zero_point(output: PwOutput, electronic_dipole: np.ndarray) -> FieldPoint:
     )
 
 
-def _insulating_gap(job: StencilJob, zero: PwOutput) -> float:
-    """Gap of this frame on its mesh, eV.
+def check_zero_field(job: StencilJob, zero: PwOutput) -> float:
+    """Gap of this frame on its mesh, eV, from its run at zero field; before anything is run in a field.
 
     Raises:
-        PwRunError: it is closed, so no field can be applied.
+        PwOutputError: a charged cell.
+        PwRunError: the gap is closed, or the base field is too strong for it.
     """
     check_neutral(zero)
     found = judge_gap(zero.eigenvalues, occupied_bands(job.frame, job.pseudopotentials), zero.nspin)
     if found.metallic:
         raise PwRunError(found.reason)
+    check_base_field(job.stencil, found.gap, job.frame, job.settings)
     return found.gap
 
 

@@ -99,12 +99,14 @@ def read_phases(folder: Path, prefix: str = "") -> list[np.ndarray]:
     directions = []
     for axis in (1, 2, 3):
         path = folder / f"{prefix}{FILE}{axis}"
-        rows = [_LINE.match(line) for line in path.read_text().splitlines()]
-        if not rows or None in rows:
+        rows = [_LINE.match(line) for line in path.read_text(errors="replace").splitlines()]
+        zeta = [(int(m[2]), int(m[1]), complex(float(m[3]), float(m[4]))) for m in rows if m]
+        spins = max((spin for spin, _, _ in zeta), default=1)
+        strings = list(range(1, len(rows) // spins + 1))
+        channels = [[(string, z) for s, string, z in zeta if s == spin] for spin in range(1, spins + 1)]
+        if not rows or None in rows or any([string for string, _ in channel] != strings for channel in channels):
             raise ValueError(f"{path} is broken")
-        zeta = [(int(m[2]), complex(float(m[3]), float(m[4]))) for m in rows if m]
-        spins = sorted({spin for spin, _ in zeta})
-        directions.append(np.array([[z for s, z in zeta if s == spin] for spin in spins]))
+        directions.append(np.array([[z for _, z in channel] for channel in channels]))
     return directions
 
 

@@ -8,7 +8,7 @@ from ..records import Frame
 from ..stencil import AXES, ZERO, Stencil
 from .code import PwCode
 from .failures import PwRunError
-from .labels import failure_words, prepare_job
+from .labels import check_zero_field, failure_words, prepare_job, with_symmetry
 from .outputs import PwOutputError
 from .run import lease
 from .scratch import has_scratch
@@ -41,26 +41,26 @@ def label_part(
         As ``label_frame``.
     """
     job = prepare_job(frame, settings, stencil, code, directory)
-    start = [name for name in job.fields if name in (ORIGIN, ZERO)]
     try:
-        if part == ZERO:
+        if part == ZERO or not has_scratch(job.folder(ZERO)):
+            # Zero field is made, or made again, under the lease of the whole, as all axes start from it.
             with lease(job.directory, code.lease_timeout, code.program) as descriptor:
-                _run(job, start, descriptor)
+                _run(job, part, descriptor)
             return None
-        names = [name for name in job.fields if name not in start and name[-1] == part]
-        if not has_scratch(job.folder(ZERO)):
-            # Made again under the lease of the whole, as all axes start from it.
-            with lease(job.directory, code.lease_timeout, code.program) as descriptor:
-                _run(job, names, descriptor)
-            return None
-        folders = [job.folder(name) for name in names]
+        folders = [job.folder(name) for name in stencil.points() if name[-1] == part]
         with lease(job.directory, code.lease_timeout, code.program, part=part, among=folders) as descriptor:
-            _run(job, names, descriptor)
+            _run(job, part, descriptor)
     except (PwRunError, PwOutputError, OSError) as error:
         return failure_words(error)
     return None
 
 
-def _run(job: StencilJob, names: list[str], descriptor: int) -> None:
+def _run(job: StencilJob, part: str, descriptor: int) -> None:
+    """The points of a part that symmetry does not give, after a look at zero field."""
+    for _, output in run_stencil(job, descriptor, only=(job.first,)):
+        check_zero_field(job, output)
+    if part != ZERO:
+        job = with_symmetry(job, descriptor)
+    names = (ORIGIN, ZERO) if part == ZERO else [name for name in job.fields if name[-1] == part]
     for _ in run_stencil(job, descriptor, only=names):
         pass

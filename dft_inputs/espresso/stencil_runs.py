@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..branches import string_counts
 from ..pseudopotentials import Pseudopotential
 from ..records import Frame
 from ..stencil import ZERO, Stencil
@@ -22,7 +23,6 @@ from .gap import judge_gap
 from .handlers import closed_gap, run_with_remedies, strong_field
 from .inputs import PREFIX, SCRATCH, field_input, occupied_bands, zero_input
 from .outputs import PwOutput
-from .phases import FILE as PHASES
 from .phases import dipole_from_phases, read_phases, string_phases, write_phases
 from .run import PwRunError, drop_scratch, has_scratch, link_pseudopotentials, stored_point
 from .save_files import SaveFileError
@@ -32,8 +32,6 @@ from .warm_start import extrapolation_weights, write_extrapolated
 
 ORIGIN = "origin"
 """The E = 0 run that precedes a stencil about a finite field."""
-_POINTS_AT_A_TIME = 3
-"""Points whose large files are kept: zero field, the point before on the axis, and the one at work."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +57,11 @@ class StencilJob:
         ordered = sorted(points, key=lambda name: _rank(places[name]))
         origin = {ORIGIN: np.zeros(3)} if any(self.stencil.base) else {}
         return {**origin, **{name: points[name] for name in ordered}}
+
+    @property
+    def points_at_a_time(self) -> int:
+        """Most points whose large files are kept at a time: the one at work, and those that it starts from."""
+        return 1 + max(len(self.sources(name)) for name in self.fields)
 
     @property
     def first(self) -> str:
@@ -108,7 +111,19 @@ class StencilJob:
         Raises:
             OSError, ValueError: the phases are missing or broken.
         """
-        return dipole_from_phases(read_phases(self.folder(self.first)), self.frame.cell)
+        folder = self.folder(self.first)
+        phases = read_phases(folder)
+        if [one.shape for one in phases] != [(self.settings.nspin, n) for n in string_counts(self.settings.mesh)]:
+            raise ValueError(f"the Berry phases in {folder} are not those of all k-strings")
+        return dipole_from_phases(phases, self.frame.cell)
+
+    def has_phases(self) -> bool:
+        """The Berry phases of the zero-field run are beside its output, and whole."""
+        try:
+            self.reference_dipole()
+        except (OSError, ValueError):
+            return False
+        return True
 
     def _place(self, field: np.ndarray) -> np.ndarray:
         return np.rint((field - np.array(self.stencil.base)) / self.stencil.step).astype(int)
@@ -131,12 +146,14 @@ def run_stencil(
     wanted = [name for name in job.fields if only is None or name in only]
     texts = {name: job.text(name) for name in job.fields}
     stored = {name: stored_point(job.folder(name), texts[name]) for name in job.fields}
+    if not job.has_phases() and not has_scratch(job.folder(job.first)):
+        stored[job.first] = None
     missing = _missing(job, wanted, stored)
     link_pseudopotentials(job.directory, job.pseudopotentials)
     if missing:
         _drop_what_nobody_needs(job, stored)
         electrons = sum(job.pseudopotentials[symbol].z_valence for symbol in job.frame.species)
-        space = scratch_bytes(job.frame, job.settings, electrons, points=_POINTS_AT_A_TIME)
+        space = scratch_bytes(job.frame, job.settings, electrons, points=job.points_at_a_time)
         require_space(space, job.code, job.directory)
     for name in job.fields:
         if name in missing:
@@ -198,7 +215,7 @@ def _extrapolate(job: StencilJob, name: str, directory: Path) -> None:
 def _keep_phases(job: StencilJob) -> None:
     """Berry phases of the zero-field run beside its output and among the files that the others start from."""
     folder = job.folder(job.first)
-    if all((folder / f"{PHASES}{axis}").is_file() for axis in (1, 2, 3)) or not has_scratch(folder):
+    if job.has_phases() or not has_scratch(folder):
         return
     try:
         phases = string_phases(job.save(job.first), job.settings.mesh, occupied_bands(job.frame, job.pseudopotentials))

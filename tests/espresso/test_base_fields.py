@@ -57,6 +57,14 @@ def test_a_base_field_above_half_the_critical_one_is_refused_after_one_run(primi
     assert log.read_text().count("start") == 1
 
 
+def test_a_strong_base_field_is_refused_after_one_run_of_a_perfect_crystal_too(primitive, fast, counted, tmp_path):
+    """Along [111], which a rotation and mirrors of the crystal keep."""
+    code, log = counted
+    label = label_frame(primitive, fast, Stencil(base=(0.08, 0.08, 0.08)), code, tmp_path)
+    assert "of the critical field of this frame" in label.failure
+    assert log.read_text().count("start") == 1
+
+
 def test_an_id_of_its_own_for_each_base_field(primitive_label, biased):
     assert biased.label_id != primitive_label[0].label_id
     assert biased.provenance.settings_hash == primitive_label[0].provenance.settings_hash

@@ -15,6 +15,7 @@ from fieldloop.dft_inputs.espresso import PwCode, PwSettings, label_frame
 from fieldloop.dft_inputs.espresso.attempts import read_attempts
 from fieldloop.dft_inputs.espresso.failures import Failure, PwRunError, falls, scf_accuracies, stagnates, wall_seconds
 from fieldloop.dft_inputs.espresso.handlers import LADDER, closed_gap, next_remedy
+from fieldloop.dft_inputs.espresso.labels import prepare_job
 from fieldloop.dft_inputs.espresso.namelists import with_keys
 from fieldloop.dft_inputs.espresso.run import lease
 from fieldloop.dft_inputs.espresso.scratch import drop_scratch, has_scratch, make_scratch, scratch_bytes
@@ -275,6 +276,14 @@ def test_estimate_of_scratch_files_holds(rattled, fast, code, tmp_path, monkeypa
     ]
     estimate = scratch_bytes(rattled, fast, 32)
     assert 0.3 < max(written) / estimate < 1.0
+
+
+@pytest.mark.parametrize(("order", "points"), [(1, 2), (2, 3), (4, 5)])
+def test_estimate_counts_all_points_that_the_last_of_an_axis_starts_from(
+    displaced_primitive, fast, code, tmp_path, order, points
+):
+    job = prepare_job(displaced_primitive, fast, Stencil(order=order), code, tmp_path)
+    assert job.points_at_a_time == points
 
 
 def test_scratch_on_a_disk_of_its_own(plain, displaced_primitive, fast, code, tmp_path):

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from fieldloop.dft_inputs.espresso import PwSettings, label_frame
+from fieldloop.dft_inputs.espresso import PwSettings, label_frame, labels
 from fieldloop.dft_inputs.espresso.inputs import occupied_bands, zero_input
-from fieldloop.dft_inputs.espresso.labels import zero_point
+from fieldloop.dft_inputs.espresso.labels import field_point, zero_point
 from fieldloop.dft_inputs.espresso.phases import dipole_from_phases, string_phases
 from fieldloop.dft_inputs.espresso.run import lease, link_pseudopotentials, run_point
 from fieldloop.dft_inputs.polarization import fold
@@ -211,3 +211,22 @@ def test_symmetry_of_a_perfect_crystal_saves_runs(primitive, stored, fast, code,
     assert np.allclose(label.response.born_effective_charges, response.born_effective_charges, atol=2e-3)
     assert np.allclose(label.response.polarizability, response.polarizability, rtol=2e-3, atol=2e-3)
     assert label_frame(primitive, fast, Stencil(), code, tmp_path) == label
+
+
+def test_what_is_repaired_at_a_point_that_others_are_rotated_from_is_told(primitive, fast, code, tmp_path, monkeypatch):
+    """An enthalpy off by a whole quantum, of all strings at once: its images are mended with it."""
+    label = label_frame(primitive, fast, Stencil(), code, tmp_path)
+
+    def on_another_branch(name, output, *args, **kwargs):
+        point = field_point(name, output, *args, **kwargs)
+        jump = 2 * primitive.cell[1] if name == "+x" else np.zeros(3)
+        return point.model_copy(update={"enthalpy": point.enthalpy - float(jump @ point.field)})
+
+    monkeypatch.setattr(labels, "field_point", on_another_branch)
+    moved = label_frame(primitive, fast, Stencil(), code, tmp_path)
+    (line,) = moved.quality.repairs
+    assert line.startswith("+x: enthalpy moved by")
+    assert moved.quality.enthalpy_law_error == pytest.approx(label.quality.enthalpy_law_error, abs=1e-6)
+    assert moved.quality.passed
+    for mended, point in zip(moved.field_points, label.field_points, strict=True):
+        assert mended.enthalpy == pytest.approx(point.enthalpy, abs=1e-9)

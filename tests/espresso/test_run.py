@@ -1,12 +1,15 @@
 """Crashes, kills and company: nothing finished is lost, and no two pw.x share a directory."""
 
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
 import time
+from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from fieldloop.dft_inputs.espresso import DirectoryBusyError, PwCode, PwRunError, PwSettings, label_frame
@@ -82,6 +85,20 @@ def test_large_files_go_and_small_ones_stay(primitive_label):
         assert {"pw.in", "pw.out", "pw.xml"} <= {path.name for path in point.iterdir()}
     assert len(list((directory / "zero").glob("phase.data*"))) == 3
     assert sum(path.stat().st_size for path in directory.rglob("*") if path.is_file()) < 2e6
+
+
+@pytest.mark.parametrize("lines", [slice(1, None), slice(-1), slice(0)])
+def test_berry_phases_that_lost_a_line_are_made_again(primitive_label, fast, counted, tmp_path, lines):
+    """They are read with every label, and a string less would change P without a word."""
+    label, directory = primitive_label
+    code, log = counted
+    copy = Path(shutil.copytree(directory, tmp_path / "frame", symlinks=True))
+    file = copy / "zero" / "phase.data2"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[lines]))
+    again = label_frame(label.frame, fast, Stencil(), code, copy)
+    assert again.status == "done", again.failure
+    assert np.allclose(again.response.polarization, label.response.polarization, atol=1e-6)
+    assert log.read_text().count("start") == 1
 
 
 def test_death_before_the_phases_are_written_loses_nothing(displaced_primitive, fast, counted, tmp_path, monkeypatch):

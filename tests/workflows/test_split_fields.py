@@ -77,3 +77,33 @@ def test_a_part_that_fails_is_named_and_retried_alone(frame, maker, whole, tmp_p
     assert label.status == "done", label.failure
     assert numbers(label) == numbers(whole)
     assert [line.rsplit("/", 1)[-1] for line in log.read_text().splitlines()[started:]] == ["field+y", "field-y"]
+
+
+def logging_launcher(tmp_path):
+    script, log = tmp_path / "count.sh", tmp_path / "started"
+    script.write_text(f'#!/bin/bash\necho "$PWD" >> {log}\nexec "$@"\n')
+    script.chmod(0o755)
+    return PwCode(launcher=(str(script),)), log
+
+
+def test_split_label_of_a_perfect_crystal_leaves_to_symmetry_what_the_whole_one_does(maker, tmp_path):
+    crystal = Frame.from_atoms(bulk("AlAs", "zincblende", a=5.65))
+    code, log = logging_launcher(tmp_path)
+    label = run(LabelMaker(settings=maker.settings, code=code, split_fields=True).make(crystal), tmp_path / "run")
+    assert label.status == "done", label.failure
+    started = [line.rsplit("/", 1)[-1] for line in log.read_text().splitlines()]
+    computed = [point.name for point in label.field_points if point.rotated_from is None]
+    assert sorted(started) == sorted(name if name == "zero" else f"field{name}" for name in computed)
+    assert len(started) == label.provenance.scf_count < 4
+
+
+def test_split_label_of_a_metal_ends_at_zero_field(maker, tmp_path):
+    """The gap of AlAs stretched by a quarter is below the least of an insulator, though its SCF converges."""
+    atoms = bulk("AlAs", "zincblende", a=1.25 * 5.65)
+    atoms.positions[0] += (0.12, -0.05, 0.03)
+    metal = Frame.from_atoms(atoms)
+    code, log = logging_launcher(tmp_path)
+    label = run(LabelMaker(settings=maker.settings, code=code, split_fields=True).make(metal), tmp_path / "run")
+    assert label.status == "failed"
+    assert label.failure.startswith("metallic: fields need an insulator")
+    assert [line.rsplit("/", 1)[-1] for line in log.read_text().splitlines()] == ["zero"]
