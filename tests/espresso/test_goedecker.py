@@ -50,13 +50,13 @@ def run(code, tmp_path):
 
 
 def test_same_energy_and_forces_in_pw_and_a_right_stress(silicon, run, goedecker, tmp_path):
-    """Of the analytic form pw.x 6.7 gets the trace of the stress right and its shear wrong by a factor of two."""
+    """Of the analytic form pw.x 6.7 gets the shear wrong by a factor of two, so no stress is asked for."""
     table = write_upf(goedecker / "Si.gth", tmp_path / "Si.upf")
     analytic, tabulated = run(silicon, goedecker / "Si.gth", "analytic"), run(silicon, table, "tabulated")
     assert tabulated.enthalpy == pytest.approx(analytic.enthalpy, abs=1e-5)
     assert np.allclose(tabulated.forces, analytic.forces, atol=1e-4)
     assert np.allclose(tabulated.eigenvalues, analytic.eigenvalues, atol=1e-4)
-    assert np.trace(tabulated.stress) == pytest.approx(np.trace(analytic.stress), abs=1e-5)
+    assert analytic.stress is None
     energies = []
     for sign in (1, -1):
         strain = np.eye(3)

@@ -46,7 +46,7 @@ stop:
 PW = """\
 #!/bin/sh
 pwd >> HERE/calls
-while read -r label; do case "$PWD" in *"$label"*/field+y) echo "node is broken" >&2; exit 9;; esac; done < HERE/refuse
+while read -r label; do case "$PWD" in *"$label"*/field-x) echo "node is broken" >&2; exit 9;; esac; done < HERE/refuse
 exec pw.x "$@"
 """
 

@@ -45,13 +45,13 @@ def test_a_label_that_fails_does_not_stop_the_loop_and_can_be_tried_again(finish
     place.refuse(victim.label_id)
     done = place.fieldloop("loop", place.file)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "failed: pw.x failed (exit 9) at +y: node is broken" in done.stdout
+    assert "failed: pw.x failed (exit 9) at -x: node is broken" in done.stdout
     assert "1 frames have no label; try them again with --retry-failed" in done.stdout
     assert "max_generations (1) reached" in done.stdout
     status = json.loads(place.fieldloop("status", place.file, "--json").stdout)
     (failure,) = status["failures"]
     assert failure["label_id"] == victim.label_id
-    assert (place.run / failure["directory"] / "field+y" / "pw.err").read_text() == "node is broken\n"
+    assert (place.run / failure["directory"] / "field-x" / "pw.err").read_text() == "node is broken\n"
 
     place.refuse()
     before = len(place.calls())
@@ -59,10 +59,13 @@ def test_a_label_that_fails_does_not_stop_the_loop_and_can_be_tried_again(finish
     assert "0 done, 1 failed" in place.fieldloop(*command).stdout, "left alone unless one asks for it"
     assert "1 done, 0 failed" in place.fieldloop(*command, "--retry-failed").stdout
     again = [call for call in place.calls()[before:] if victim.label_id in call]
-    assert [call.rpartition("/")[2] for call in again] == ["field+y", "field-z", "field+z"], "finished points are kept"
+    assert [call.rpartition("/")[2] for call in again] == ["zero", "field+y", "field-y", "field+z", "field-z"], (
+        "finished points are kept"
+    )
 
 
 def test_interrupted_by_ctrl_c(place):
+    place.change("seeds: {count: 4", "seeds: {count: 40")
     process = place.start("loop", place.file)
     deadline = time.monotonic() + 60
     while not (place.run / "labels").is_dir():

@@ -290,7 +290,7 @@ from test_executors import keyed
 from fieldloop.workflows.executors import run_flow
 from fieldloop.workflows.store import SQLiteStore
 root, log = Path(sys.argv[1]), sys.argv[2]
-jobs = [keyed(n, log, 0.15) for n in range(12)]
+jobs = [keyed(n, log, 0.3) for n in range(12)]
 def tell(event):
     print(event.kind, event.metadata["directory"], flush=True)
 result = run_flow(Flow(jobs), store=JobStore(SQLiteStore(root / "store.sqlite")), root=root, events=tell)
