@@ -212,6 +212,4 @@ def check_space(path: Path) -> None:
     """
     needed, free = 3 * path.stat().st_size, shutil.disk_usage(path.parent).free
     if free < needed:
-        raise StoreError(
-            f"{path.parent} has {free / 1e6:.0f} MB left, this needs {needed / 1e6:.0f} MB: free some"
-        )
+        raise StoreError(f"{path.parent} has {free / 1e6:.0f} MB left, this needs {needed / 1e6:.0f} MB: free some")

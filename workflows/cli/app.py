@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ...version import __version__
-from . import convergence, data, looking, running, sampling
+from . import convergence, data, looking, running, sampling, store_care
 
 _HELP = """From a crystal to a machine-learned potential in electric fields, on real DFT.
 
@@ -36,6 +36,10 @@ app.command()(convergence.converge)
 app.command()(looking.status)
 app.command()(looking.report)
 app.command()(looking.doctor)
+data.app.command()(store_care.check)
+data.app.command()(store_care.migrate)
+data.app.command()(store_care.backup)
+data.app.command()(store_care.compact)
 app.add_typer(data.app, name="data")
 
 
