@@ -64,7 +64,7 @@ def with_query(command: Callable[..., None]) -> Callable[..., None]:
         command: takes ``wanted``, a ``Query``, beside arguments and options of its own.
     """
     # Without the argument of the query, whose class only type checkers import, the annotations can be evaluated.
-    command.__annotations__.pop("wanted")
+    command.__annotations__.pop("wanted", None)
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "wanted"]
     conditions = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
