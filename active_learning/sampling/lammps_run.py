@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 from ase.data import atomic_masses, atomic_numbers
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ...dft_inputs.processes import die_with_parent
 from ...dft_inputs.records import Frame
@@ -63,6 +63,17 @@ class Potential(BaseModel):
     folder: Path = Path()
     charges: dict[str, float] = {}
     lammps: str = ""
+
+    @field_validator("lammps")
+    @classmethod
+    def _splits(cls, text: str) -> str:
+        try:
+            words = shlex.split(text)
+        except ValueError as error:
+            raise ValueError(f"{text!r} is no command line: {error}") from error
+        if text and not words:
+            raise ValueError("name a program, e.g. lmp")
+        return text
 
     @property
     def files(self) -> tuple[Path, ...]:

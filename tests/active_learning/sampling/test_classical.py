@@ -175,7 +175,15 @@ def _alive(pid: int) -> bool:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"interval": "0.1 fs"}, {"temperatures": (0,)}, {"temperatures": ()}, {"equilibration": "5 K"}]
+    "bad",
+    [
+        {"interval": "0.1 fs"},
+        {"temperatures": (0,)},
+        {"temperatures": ()},
+        {"equilibration": "5 K"},
+        {"potential": {"preset": "vashishta-SiO2", "lammps": "lmp 'x"}},
+        {"potential": {"preset": "vashishta-SiO2", "lammps": " "}},
+    ],
 )
 def test_nonsense_is_refused(bad):
     with pytest.raises(ValidationError):
