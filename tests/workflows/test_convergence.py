@@ -183,6 +183,17 @@ def test_the_protocol_is_a_section_of_a_campaign_file():
     assert section.field_step == pytest.approx(BASE.field_step)
 
 
+@pytest.mark.parametrize("mesh", [{"kpoints": [2, 2, 2]}, {"kpoint_density": 11}])
+def test_a_default_that_stands_against_the_protocol_is_written_too(mesh):
+    """LDA files at the level of the paper: without the line its PBE would come back."""
+    settings = PwSettings.from_protocol("paper", input_dft=None, mixing_beta=0.7, conv_thr=1e-10, **mesh)
+    result = recommend([judge_series("ecutwfc", [row(30.0), row(40.0)], BOTH, 1.0)], BASE, frame(), gap=1.5)
+    section = LabelSection(**yaml.safe_load(protocol_yaml(LabelMaker(settings=settings), result, []))["label"])
+    resolved = PwSettings.from_protocol(section.protocol, **section.settings)
+    assert resolved.input_dft is None
+    assert resolved.mesh == (4, 4, 4)
+
+
 def test_the_examples_can_be_read(pytestconfig):
     for name in ("alas", "quartz"):
         config = load_convergence(pytestconfig.rootpath / "examples" / name)

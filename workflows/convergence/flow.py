@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import yaml
@@ -17,6 +18,7 @@ from jobflow.core.maker import Maker
 from jobflow.core.reference import OnMissing
 from pymatgen.core import Structure
 
+from ...dft_inputs.espresso.settings import PwSettings, protocols
 from ...dft_inputs.records import Frame, LabelledFrame, Proposal, Record
 from ...dft_inputs.units import MV_PER_CM_IN_V_PER_ANGSTROM
 from ..campaign import check_label_inputs, read_parent
@@ -228,12 +230,17 @@ def setting_of(maker: LabelMaker) -> Setting:
 def protocol_yaml(maker: LabelMaker, recommendation: Recommendation, series: Sequence[Series]) -> str:
     """The ``label`` section of a campaign file, with the caveats as comments."""
     setting = recommendation.setting
-    own = maker.settings.model_dump(mode="json", exclude_defaults=True, exclude={"protocol", "kpoint_density"})
-    settings = {**own, "kpoints": list(setting.kpoints), "ecutwfc": setting.ecutwfc, "conv_thr": setting.conv_thr}
+    protocol = maker.settings.protocol if maker.settings.protocol in protocols() else "standard"
+    settings = {
+        **_changed(maker.settings, protocol),
+        "kpoints": list(setting.kpoints),
+        "ecutwfc": setting.ecutwfc,
+        "conv_thr": setting.conv_thr,
+    }
     if maker.settings.ecutrho is not None:
         settings["ecutrho"] = maker.settings.ecutrho * setting.ecutwfc / maker.settings.ecutwfc
     label: dict = {
-        "protocol": maker.settings.protocol,
+        "protocol": protocol,
         "settings": settings,
         "field_step": f"{setting.field_step / MV_PER_CM_IN_V_PER_ANGSTROM:.6g} MV/cm",
         "order": maker.order,
@@ -244,6 +251,14 @@ def protocol_yaml(maker: LabelMaker, recommendation: Recommendation, series: Seq
     head = [f"Varied one at a time: {varied}.", *(f"Caveat: {note}." for note in recommendation.notes)]
     text = yaml.safe_dump({"label": label}, sort_keys=False, default_flow_style=None, width=120)
     return "".join(f"# {line}\n" for line in head) + text
+
+
+def _changed(settings: PwSettings, protocol: str) -> dict[str, Any]:
+    """Settings to write beside the name of a protocol: those that are not its own, even where they are defaults."""
+    own = settings.model_dump(mode="json", exclude={"protocol", "kpoint_density"})
+    named = PwSettings.from_protocol(protocol).model_dump(mode="json")
+    plain = PwSettings(ecutwfc=settings.ecutwfc, kpoints=(1, 1, 1)).model_dump(mode="json")
+    return {key: value for key, value in own.items() if value != plain[key] or value != named[key]}
 
 
 def _varied(base: LabelMaker, parameter: Parameter, value: tuple[int, int, int] | float) -> LabelMaker:
