@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 from fieldloop.dft_inputs.records import Frame
+from pymatgen.core import Structure
+from pymatgen.io.vasp import Poscar
 
 VALENCES = {"O": 6.0, "Mg": 2.0}
 MESH = (3, 2, 2)
@@ -92,6 +94,8 @@ def write_run(directory: Path, crystal: Crystal, applied, faults: Faults | None 
     born = crystal.born[order] if faults.born else None
     outcar = _outcar(fractional @ CELL, forces, energy, stress, pead, -electronic, -ionic, born, crystal, faults)
     (directory / "OUTCAR").write_text(outcar)
+    species = [SPECIES[atom] for atom in order]
+    Poscar(Structure(CELL, species, fractional)).write_file(directory / "CONTCAR")
     if xml:
         (directory / "vasprun.xml").write_text(_vasprun(fractional, forces, energy, stress, pead, born, crystal))
     return directory
@@ -139,8 +143,11 @@ def _outcar(positions, forces, energy, stress, pead, elc, ion, born, crystal, fa
    TITEL  = PAW_PBE Mg 13Apr2007
    POMASS =   24.305; ZVAL   =    2.000    mass and valenz
  generate k-points for:    {MESH[0]}    {MESH[1]}    {MESH[2]}
+   k-points           NKPTS =     12   k-points in BZ     NKDIM =     12   number of bands    NBANDS=     11
+   total plane-waves  NPLWV =  27000
    ions per type =               2   2
    ISPIN  =      1    spin polarized calculation?
+   IBRION =     -1    ionic relax: 0-MD 1-quasi-New 2-CG
    LCALCEPS   =     F    calculate dielectric tensor
    EFIELD_PEAD={_vector(pead)}
 --------------------------------------- Iteration      1(   9)  ---------------------------------------
@@ -173,25 +180,34 @@ def _vasprun(fractional, forces, energy, stress, pead, born, crystal) -> str:
         for s, t in (("O", "PAW_PBE O 08Apr2002"), ("Mg", "PAW_PBE Mg 13Apr2007"))
     )
     structure = f"<structure><crystal>{varray('basis', CELL)}</crystal>{varray('positions', fractional)}</structure>"
-    steps = f'<scstep><energy><i name="e_fr_energy">{energy:.8f}</i></energy></scstep>' * 2
+    energies = "".join(f'<i name="{kind}">{energy:.8f}</i>' for kind in ("e_fr_energy", "e_wo_entrp", "e_0_energy"))
+    energies = f"<energy>{energies}</energy>"
+    steps = f"<scstep>{energies}</scstep>" * 2
     response = ""
     if born is not None:
         eps = np.eye(3) + crystal.alpha / (5.526349358e-3 * abs(np.linalg.det(CELL)))
         sets = "".join(f"<set>{varray('x', z).split('>', 1)[1].removesuffix('</varray>')}</set>" for z in born)
         response = varray("epsilon", eps) + f'<array name="born_charges">{sets}</array>'
     bands = "".join(f"<r>{e} {o}</r>" for e, o in ((-3.0, 1.0), (-1.0, 1.0), (4.0, 0.0)))
-    eigenvalues = f"<eigenvalues><array><set><set><set>{bands}</set></set></set></array></eigenvalues>"
+    states = "".join(f"<r>{e} {d} {i}</r>" for e, d, i in ((-3.0, 1.0, 2.0), (0.0, 0.0, 4.0), (4.0, 1.0, 6.0)))
+    k_point = f'<set comment="kpoint 1">{bands}</set>'
+    eigenvalues = f'<eigenvalues><array><set><set comment="spin 1">{k_point}</set></set></array></eigenvalues>'
     mesh = " ".join(map(str, MESH))
     field_tag = f'<v name="EFIELD_PEAD">{" ".join(f"{v:16.8f}" for v in pead)}</v>' if np.any(pead) else ""
     return f"""<?xml version="1.0" encoding="ISO-8859-1"?>
 <modeling><!-- SYNTHETIC, not of a run of VASP -->
 <generator><i name="version" type="string">6.4.2 </i></generator>
-<incar>{field_tag}</incar>
-<kpoints><generation param="Gamma"><v type="int" name="divisions"> {mesh} </v></generation></kpoints>
-<parameters><i type="int" name="NELM">200</i><i type="int" name="ISPIN">1</i></parameters>
+<incar><i type="int" name="IBRION">-1</i><i type="int" name="ISYM">-1</i>{field_tag}</incar>
+<kpoints><generation param="Gamma"><v type="int" name="divisions"> {mesh} </v></generation>
+<varray name="kpointlist"><v>0.0 0.0 0.0</v></varray><varray name="weights"><v>1.0</v></varray></kpoints>
+<parameters><i type="int" name="LORBIT">0</i><i type="int" name="NELM">200</i><i type="int" name="ISPIN">1</i></parameters>
 <atominfo><array name="atoms"><set>{atoms}</set></array><array name="atomtypes"><set>{types}</set></array></atominfo>
+{structure.replace("<structure>", '<structure name="initialpos">')}
 <calculation>{steps}{structure}{varray("forces", forces)}{varray("stress", stress)}
-<energy><i name="e_fr_energy">{energy:.8f}</i></energy>{response}{eigenvalues}</calculation>
+{energies}{response}{eigenvalues}
+<dos><i name="efermi">0.0</i><total><array><set><set comment="spin 1">{states}</set></set></array></total></dos>
+</calculation>
+{structure.replace("<structure>", '<structure name="finalpos">')}
 </modeling>
 """
 
