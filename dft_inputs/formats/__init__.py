@@ -19,6 +19,7 @@ __all__ = [
     "FORMATS",
     "Unreadable",
     "guess_format",
+    "ignored_keys",
     "read_extxyz",
     "read_labels",
     "read_labels_or_stop",
@@ -92,6 +93,28 @@ def _decoded(entries: Iterator[Entry | Unreadable], convention: Convention) -> I
             yield Unreadable(f"frame {index}", str(error))
         else:
             yield labelled
+
+
+def ignored_keys(path: Path, convention: str, file_format: str | None = None) -> tuple[str, ...]:
+    """Keys of a source that its convention has no word for, each with the conventions that have one.
+
+    Args:
+        path: a file or folder; its first readable frame is looked at.
+        convention: the name of a convention, or of a DFT code, which leaves nothing unread.
+        file_format: of ``FORMATS``; from the name of the file where not given.
+    """
+    if convention in CODES:
+        return ()
+    known = {quantity.key for quantity in get_convention(convention).quantities}
+    for entry in _reader(file_format or guess_format(path, convention))(path):
+        if isinstance(entry, Entry):
+            return tuple(_with_conventions(key) for key in sorted(set(entry.values) - known))
+    return ()
+
+
+def _with_conventions(key: str) -> str:
+    names = [name for name, other in CONVENTIONS.items() if any(key == quantity.key for quantity in other.quantities)]
+    return f"{key} (a word of {', '.join(names)})" if names else key
 
 
 def read_labels_or_stop(path: str | Path, convention: str, file_format: str | None = None) -> Iterator[LabelledFrame]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from . import data_files
 from .errors import complain, in_one_line
 from .query_options import with_query
 
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
     from ...dft_inputs.records import LabelledFrame
     from ..query import Query
 
-app = typer.Typer(help="Look at the labelled frames, and take them out.", no_args_is_help=True)
+app = typer.Typer(help="Look at the labelled frames, bring others in, and take them out.", no_args_is_help=True)
+app.command("import")(data_files.import_labels)
+app.command()(data_files.export)
+app.command()(data_files.card)
 
 Where = Annotated[
     Path | None,
@@ -120,31 +124,6 @@ def lineage(
         typer.echo(found.model_dump_json())
     else:
         new_console().print(lineage_tree(found, depth), soft_wrap=True)
-
-
-@app.command()
-@in_one_line
-def export(
-    out: Annotated[Path, typer.Option("--out", "-o", help="The extended XYZ file.", show_default=False)],
-    where: Where = None,
-    convention: Annotated[
-        str, typer.Option(help="Whose names, units and branches: fieldloop, allegro-pol.")
-    ] = "fieldloop",
-    flagged: Annotated[bool, typer.Option("--flagged", help="Also frames that failed a check.")] = False,
-) -> None:
-    """Write labelled frames to an extended XYZ file, in the convention of a project.
-
-    \b
-    Example:
-      fieldloop data export campaign.yaml --out train.extxyz --convention allegro-pol
-    """
-    from ...dft_inputs.conventions import get_convention
-    from ..campaign import locate_store, read_store
-    from ..queries import query_labels
-
-    get_convention(convention)
-    labels = list(query_labels(read_store(locate_store(where))))
-    _export([label for label in labels if flagged or label.quality.passed], out, convention)
 
 
 def _export(labels: list[LabelledFrame], out: Path, convention: str, called: str = "") -> None:
