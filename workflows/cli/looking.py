@@ -79,6 +79,15 @@ def doctor(
         Path | None,
         typer.Argument(metavar="[FILE.yaml]", help="Check what this campaign needs.", show_default=False),
     ] = None,
+    vasp: Annotated[
+        Path | None,
+        typer.Option(
+            "--vasp",
+            metavar="FOLDER",
+            help="Confirm once that VASP takes fields as assumed: writes six small runs, then judges them.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Check this machine: programs, pseudopotentials, packages, cores, memory, GPU, disk.
 
@@ -88,12 +97,14 @@ def doctor(
     Examples:
       fieldloop doctor
       fieldloop doctor campaign.yaml
+      fieldloop doctor --vasp vasp-check
     """
     from ..config import load_config
     from ..doctor import examine, ready
+    from ..vasp_doctor import examine_vasp
     from .tables import doctor_table, new_console
 
-    findings = examine(load_config(file) if file else None)
+    findings = examine_vasp(vasp) if vasp else examine(load_config(file) if file else None)
     new_console().print(doctor_table(findings))
     if not ready(findings):
         raise typer.Exit(FAILED)

@@ -200,7 +200,8 @@ def _vasprun(fractional, forces, energy, stress, pead, born, crystal) -> str:
 <incar><i type="int" name="IBRION">-1</i><i type="int" name="ISYM">-1</i>{field_tag}</incar>
 <kpoints><generation param="Gamma"><v type="int" name="divisions"> {mesh} </v></generation>
 <varray name="kpointlist"><v>0.0 0.0 0.0</v></varray><varray name="weights"><v>1.0</v></varray></kpoints>
-<parameters><i type="int" name="LORBIT">0</i><i type="int" name="NELM">200</i><i type="int" name="ISPIN">1</i></parameters>
+<parameters><i type="int" name="LORBIT">0</i>
+<i type="int" name="NELM">200</i><i type="int" name="ISPIN">1</i></parameters>
 <atominfo><array name="atoms"><set>{atoms}</set></array><array name="atomtypes"><set>{types}</set></array></atominfo>
 {structure.replace("<structure>", '<structure name="initialpos">')}
 <calculation>{steps}{structure}{varray("forces", forces)}{varray("stress", stress)}
