@@ -88,6 +88,8 @@ class VaspLabelMaker(Maker):
             input_set_generator=input_set_generator(self.settings_for(frame), incar, frame.species),
             copy_vasp_kwargs={"additional_vasp_files": ("WAVECAR",)},
             run_vasp_kwargs=dict(self.run_vasp_kwargs),
+            # Labels are read from the files; states would ask for a store of their own.
+            task_document_kwargs={"parse_dos": False, "parse_bandstructure": False},
         )
         run = maker.make(_structure(frame), prev_dir=prev_dir)
         return content_job(run, content_key("vasp run", identity, point), f"labels/{identity}/{point}")

@@ -8,8 +8,10 @@ from fieldloop.dft_inputs.records import LabelledFrame
 from fieldloop.dft_inputs.vasp.inputs import field_incar, incar_text, kpoints_text, poscar_text, response_incar
 from fieldloop.dft_inputs.vasp.settings import VaspSettings
 from fieldloop.workflows.vasp import FiniteFieldVaspMaker, VaspDfptLabelMaker, input_set_generator
+from fieldloop.workflows.worker import encode_job
 from jobflow import JobStore, run_locally
 from maggma.stores import MemoryStore
+from monty.json import MontyDecoder
 from pymatgen.io.vasp.sets import MPStaticSet
 
 
@@ -44,8 +46,7 @@ def reference(synthetic, tmp_path, settings, monkeypatch):
 
 
 def run(flow, folder):
-    store = JobStore(MemoryStore(), additional_stores={"data": MemoryStore()})
-    outputs = run_locally(flow, root_dir=folder, create_folders=True, store=store)
+    outputs = run_locally(flow, root_dir=folder, create_folders=True, store=JobStore(MemoryStore()))
     label = outputs[flow.output.uuid][1].output
     assert isinstance(label, LabelledFrame)
     return label, outputs
@@ -100,6 +101,21 @@ def test_a_response_run_without_responses_fails(synthetic, settings, reference, 
     start()
     label, _ = run(VaspDfptLabelMaker(settings=settings).make(synthetic.Crystal().frame), tmp_path / "runs")
     assert "no Born charges" in label.failure
+
+
+def test_jobs_travel_as_text(synthetic, settings):
+    """To the workers of ``run_flow``, tags, mesh and POTCAR files included."""
+    flow = FiniteFieldVaspMaker(settings=settings, run_vasp_kwargs={"vasp_cmd": "srun vasp_std"}).make(
+        synthetic.Crystal().frame
+    )
+    for job in flow.jobs:
+        again = MontyDecoder().decode(encode_job(job))
+        assert again.uuid == job.uuid
+        if job is not flow.jobs[-1]:
+            generator, other = again.maker.input_set_generator, job.maker.input_set_generator
+            assert generator.user_incar_settings == other.user_incar_settings
+            assert generator.config_dict["POTCAR"] == {"O": "O", "Mg": "Mg_pv"}
+            assert again.maker.run_vasp_kwargs == {"vasp_cmd": "srun vasp_std"}
 
 
 def test_jobs_are_known_by_their_content(synthetic, settings):
