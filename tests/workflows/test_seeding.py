@@ -189,9 +189,16 @@ def test_bad_files_get_one_line(project, tmp_path, old, new, words):
 
 
 def test_a_missing_folder_is_told_before_any_dynamics(project, tmp_path):
-    result = sampled(project, "-o", tmp_path / "nowhere" / "frames.extxyz")
-    assert result.exit_code == 2 and "there is no folder" in result.stderr
+    for place in (tmp_path / "nowhere" / "frames.extxyz", tmp_path):
+        result = sampled(project, "-o", place)
+        assert result.exit_code == 2 and f"cannot write {place}" in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_file_that_cannot_be_written_after_all_is_told_in_one_line(project):
+    result = sampled(project, "-o", Path("/proc/frames.extxyz"))
+    assert result.exit_code == 2
+    assert result.stderr.startswith("fieldloop: cannot write /proc/frames.extxyz")
 
 
 SUPERCELL = """\

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from .errors import complain, in_one_line
+from .errors import complain, in_one_line, refuse_place
 from .running import Quiet, RetryFailed
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ def _run_study(path: Path, write: Path | None, *, json: bool, retry_failed: bool
     from .campaigns import interrupted, label_progress, run_checked, verdict
     from .tables import new_console
 
-    _refuse_place(write)
+    if write is not None:
+        refuse_place(write)
     study = prepare_study(load_convergence(path))
     store = _open_store(study)
     console = new_console()
@@ -80,14 +81,6 @@ def _run_study(path: Path, write: Path | None, *, json: bool, retry_failed: bool
     document = store.query_one({"uuid": study.study_uuid}, ["output"]) if result.ok else None
     complete = document is not None and _conclude(console, study, document["output"], write, json=json)
     return verdict(result, reported=complete)
-
-
-def _refuse_place(write: Path | None) -> None:
-    """A protocol that could not be written in the end is refused at the beginning."""
-    from ..config import ConfigError
-
-    if write is not None and (write.is_dir() or not write.absolute().parent.is_dir()):
-        raise ConfigError(f"cannot write {write}: name a file in a folder that exists")
 
 
 def _open_store(study: PreparedStudy) -> JobStore:
@@ -109,13 +102,17 @@ def _conclude(
 ) -> bool:
     """Print the tables and the recommendation, and write all files; False where a label is missing."""
     from ...dft_inputs.files import write_atomically
+    from ..config import ConfigError
     from ..convergence.records import ConvergenceStudy
     from ..report.convergence import write_convergence_report
 
     study = cast("ConvergenceStudy", ConvergenceStudy.model_validate(output))
     page = write_convergence_report(study, prepared.config.directory)[-1]
     if write is not None:
-        write_atomically(write, study.recommendation.yaml)
+        try:
+            write_atomically(write, study.recommendation.yaml)
+        except OSError as error:
+            raise ConfigError(f"cannot write {write}: {error.strerror}; the protocol is in {page} too") from error
     if json:
         typer.echo(study.model_dump_json(indent=1))
     else:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import os
 import tempfile
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import typer
@@ -21,6 +23,19 @@ R = TypeVar("R")
 def complain(message: str) -> None:
     """One line on stderr."""
     typer.echo(f"fieldloop: {' '.join(message.split())}", err=True)
+
+
+def refuse_place(path: Path) -> None:
+    """Refuse a file that could not be written in the end, at the beginning.
+
+    Raises:
+        ConfigError: no such folder, one that cannot be written to, or a folder in the place of the file.
+    """
+    from ..config import ConfigError  # noqa: PLC0415  (slow to import)
+
+    folder = path.absolute().parent
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ConfigError(f"cannot write {path}: name a file in a folder that exists and can be written to")
 
 
 def in_one_line(command: Callable[P, R]) -> Callable[P, R]:

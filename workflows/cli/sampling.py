@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .errors import in_one_line
+from .errors import in_one_line, refuse_place
 
 if TYPE_CHECKING:
     from ...active_learning.sampling.frames import Sampled
@@ -45,11 +45,13 @@ def sample(
 
     config = load_project(file, SamplingConfig)
     parent = read_parent(config)
-    if not out.resolve().parent.is_dir():
-        raise ConfigError(f"there is no folder {out.resolve().parent} to write {out.name} into")
+    refuse_place(out)
     with sampling_progress(quiet) as progress:
         frames = first_frames(parent, config.seeds, config.directory, progress)
-    write_frames(frames, out)
+    try:
+        write_frames(frames, out)
+    except OSError as error:
+        raise ConfigError(f"cannot write {out}: {error.strerror}") from error
     console = new_console()
     counts: dict[str, int] = {}
     for _, proposal in frames:

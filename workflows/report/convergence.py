@@ -261,7 +261,8 @@ def _draw(study: ConvergenceStudy, series: Series, axes: Sequence[Axes]) -> None
         cost.set_ylim(0, 1.08 * cost.get_ylim()[1])
         if series is study.series[0]:
             for ax in (charge, constant, error):
-                ax.legend(loc="best")
+                if ax.get_legend_handles_labels()[0]:
+                    ax.legend(loc="best")
     ticks = [_tick(series.parameter, row.setting.value(series.parameter)) for row in series.rows]
     for ax in axes:
         ax.set_xlim(-0.4, len(ticks) - 0.6)
