@@ -80,7 +80,7 @@ def read_campaign(store: JobStore, root: Path) -> Campaign:
 
 
 def find(store: JobStore, query: Query = EVERYTHING) -> Iterator[LabelledFrame]:
-    """Labelled frames that a query means, one per ``label_id``, in the order they were labelled.
+    """Labelled frames that a query means, one per ``label_id``, in the order of the store.
 
     A frame labelled again counts with its latest record only: it is found if that one matches.
 
@@ -129,7 +129,8 @@ def _latest_labels(
         for document in _documents(store, everything, ["output.label_id"])
     }
     wanted = query.criteria() if criteria is None or criteria is query else {"$and": [everything, dict(criteria)]}
-    for document in _documents(store, wanted, properties):
+    # Not sorted, so that one document after the other is read and let go.
+    for document in _documents(store, wanted, properties, by_age=False):
         if latest[document["output"]["label_id"]] == _identity(document) and query.accepts(document["output"]):
             yield document
 
@@ -144,11 +145,13 @@ def read_records(store: JobStore, kind: type[R], *keys: str) -> tuple[R, ...]:
 
 
 def _documents(
-    store: JobStore, criteria: Mapping[str, Any], properties: Sequence[str] | None = None
+    store: JobStore, criteria: Mapping[str, Any], properties: Sequence[str] | None = None, by_age: bool = True
 ) -> Iterator[dict[str, Any]]:
-    """Documents from the oldest to the latest."""
-    fields: dict[str, Any] = {} if properties is None else {"properties": list(properties)}
-    yield from store.query(dict(criteria), sort={"completed_at": 1}, **fields)
+    """Documents from the oldest to the latest, or in the order of the store."""
+    options: dict[str, Any] = {"sort": {"completed_at": 1}} if by_age else {}
+    if properties is not None:
+        options["properties"] = list(properties)
+    yield from store.query(dict(criteria), **options)
 
 
 def _identity(document: Mapping[str, Any]) -> tuple[str, int]:

@@ -167,6 +167,10 @@ class SQLiteStore(Store):
         documents: Iterator[dict] = (document for _, document in self._rows(criteria or {}))
         if sort:
             directions = {field: order.value if isinstance(order, Sort) else order for field, order in sort.items()}
+            if properties and all(properties.values()):
+                # Sorting holds all documents at once: let go of what is not asked for.
+                needed = {**properties, **dict.fromkeys(directions, 1)}
+                documents = (project(document, needed) for document in documents)
             documents = iter(sort_documents(list(documents), directions))
         for document in islice(documents, skip, skip + limit if limit else None):
             yield project(document, properties)
