@@ -183,7 +183,7 @@ def trajectory_of(item: LabelledFrame) -> str:
     if proposal.origin == "import":
         cell = np.round(frame.cell, 3).tolist()
         species = hashlib.sha256(" ".join(frame.species).encode()).hexdigest()[:8]
-        return f"import {item.provenance.directory} {frame.formula} {species} {cell}"
+        return f"import {proposal.reason} {frame.formula} {species} {cell}"
     return f"frame {frame.frame_id}"
 
 

@@ -153,13 +153,17 @@ def _credible(path: Path, convention: str, file_format: str | None) -> Iterator[
             yield Unreadable(f"frame {index}", f"the same label as frame {seen[item.label_id]}")
         else:
             seen[item.label_id] = index
-            yield _placed(item, path) if item.provenance.code == "import" else item
+            yield _placed(item, path)
 
 
 def _placed(item: LabelledFrame, path: Path) -> LabelledFrame:
-    """A label with its source and with the checks that need no field points."""
-    provenance = item.provenance.model_copy(update={"directory": path.name})
-    return item.model_copy(update={"provenance": provenance, "quality": _checked(item)})
+    """A label with its source, and with the checks that need no field points."""
+    changes: dict[str, Any] = {}
+    if item.proposal.origin == "import" and not item.proposal.reason:
+        changes["proposal"] = item.proposal.model_copy(update={"reason": f"imported from {path.name}"})
+    if item.provenance.code == "import":
+        changes["quality"] = _checked(item)
+    return item.model_copy(update=changes)
 
 
 def _checked(item: LabelledFrame) -> Quality:

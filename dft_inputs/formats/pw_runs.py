@@ -47,14 +47,14 @@ def _label(fields: dict[Path, np.ndarray]) -> LabelledFrame | Unreadable:
     where = str(next(iter(fields)))
     try:
         if len(fields) == 1:
-            return _single(read_pw_output(where), Path(where))
+            return _single(read_pw_output(where))
         stencil, runs = find_stencil(fields)
         return ingest(runs, stencil)
     except (PwOutputError, ConventionError, ValueError) as error:
         return Unreadable(where if len(fields) == 1 else f"{where} and {len(fields) - 1} more", str(error))
 
 
-def _single(output: PwOutput, folder: Path) -> LabelledFrame:
+def _single(output: PwOutput) -> LabelledFrame:
     """One SCF is a label without derivatives by the field."""
     check_neutral(output)
     dipole = None
@@ -73,7 +73,7 @@ def _single(output: PwOutput, folder: Path) -> LabelledFrame:
         frame=output.frame,
         response=response,
         proposal=Proposal(origin="import"),
-        provenance=Provenance(code="pw.x", code_version=output.version, protocol="import", directory=folder.name),
+        provenance=Provenance(code="pw.x", code_version=output.version, protocol="import"),
     )
 
 

@@ -24,6 +24,7 @@ app = typer.Typer(help="Look at the labelled frames, bring others in, and take t
 app.command("import")(data_files.import_labels)
 app.command()(data_files.export)
 app.command()(data_files.card)
+app.command()(data_files.stats)
 
 Where = Annotated[
     Path | None,

@@ -200,3 +200,23 @@ def card(
     write_atomically(out, to_markdown(described))
     write_atomically(out.with_suffix(".json"), described.model_dump_json(indent=1) + "\n")
     complain(f"{out} and {out.with_suffix('.json').name} written")
+
+
+@in_one_line
+def stats(where: Where = None) -> None:
+    """Show what a store holds: formulas, labels, ranges, quality.
+
+    \b
+    Example:
+      fieldloop data stats data.sqlite
+    """
+    from rich.markdown import Markdown
+
+    from ..campaign import locate_store, read_store
+    from ..data_card import make_card, to_markdown
+    from ..queries import query_labels
+    from .tables import new_console
+
+    store = locate_store(where)
+    described = make_card(store.parent.name or store.stem, query_labels(read_store(store)))
+    new_console().print(Markdown(to_markdown(described)))

@@ -50,7 +50,7 @@ def test_a_published_set_comes_in_and_again_without_effect(folder, tmp_path, nam
         assert f"{frames} stored" in result.output
         assert len(stored(store)) == frames
     labels = stored(store).values()
-    assert {label.provenance.directory for label in labels} == {name}
+    assert {label.proposal.reason for label in labels} == {f"imported from {name}"}
     assert all(label.trainable and label.proposal.origin == "import" for label in labels)
     report = ImportReport.model_validate_json((tmp_path / f"data.sqlite.import-{name}.json").read_text())
     assert (report.frames, report.stored, report.refused, report.faults) == (frames, frames, (), ())
@@ -177,6 +177,15 @@ def test_what_came_in_goes_out_in_other_formats(folder, tmp_path):
     assert run("export", store, "--out", tmp_path / "nowhere" / "a.db").exit_code == 2
 
 
+def test_stats_show_the_card(folder, tmp_path):
+    store = tmp_path / "data.sqlite"
+    run("import", folder / "ZrO2.xyz", "--convention", "sevennet-polar", "--store", store)
+    result = run("stats", store)
+    assert result.exit_code == 0, result.output
+    assert "6 labelled frames" in result.output
+    assert "born effective charges" in result.output
+
+
 def test_a_data_card_keeps_trajectories_whole(folder, tmp_path):
     store = tmp_path / "data.sqlite"
     for name, (convention, _) in SETS.items():
@@ -193,9 +202,7 @@ def test_a_data_card_keeps_trajectories_whole(folder, tmp_path):
     for mine in train:
         for theirs in held:
             one, other = labels[mine], labels[theirs]
-            same_run = (
-                one.provenance.directory == other.provenance.directory and one.frame.formula == other.frame.formula
-            )
+            same_run = one.proposal.reason == other.proposal.reason and one.frame.formula == other.frame.formula
             assert not (same_run and np.allclose(one.frame.cell, other.frame.cell))
     text = (tmp_path / "CARD.md").read_text()
     assert "| forces | 47 |" in text
