@@ -87,7 +87,8 @@ class VaspLabelMaker(Maker):
             name=f"VASP {point}",
             input_set_generator=input_set_generator(self.settings_for(frame), incar, frame.species),
             copy_vasp_kwargs={"additional_vasp_files": ("WAVECAR",)},
-            run_vasp_kwargs=dict(self.run_vasp_kwargs),
+            # The program for Gamma alone takes orbitals as real, which leaves no Berry phases.
+            run_vasp_kwargs={"vasp_job_kwargs": {"auto_gamma": False}, **self.run_vasp_kwargs},
             # Labels are read from the files; states would ask for a store of their own.
             task_document_kwargs={"parse_dos": False, "parse_bandstructure": False},
         )

@@ -115,7 +115,8 @@ def test_jobs_travel_as_text(synthetic, settings):
             generator, other = again.maker.input_set_generator, job.maker.input_set_generator
             assert generator.user_incar_settings == other.user_incar_settings
             assert generator.config_dict["POTCAR"] == {"O": "O", "Mg": "Mg_pv"}
-            assert again.maker.run_vasp_kwargs == {"vasp_cmd": "srun vasp_std"}
+            assert again.maker.run_vasp_kwargs["vasp_cmd"] == "srun vasp_std"
+            assert again.maker.run_vasp_kwargs["vasp_job_kwargs"] == {"auto_gamma": False}
 
 
 def test_jobs_are_known_by_their_content(synthetic, settings):
