@@ -68,6 +68,15 @@ def test_folders_of_pw_runs_come_in_as_labels(tmp_path):
     assert set(label.response.labels) >= {"born_effective_charges", "polarizability", "polarization"}
 
 
+def test_folders_of_vasp_runs_come_in_as_labels(tmp_path):
+    result = run("import", DATA / "vasp", "--convention", "vasp", "--store", tmp_path / "a.sqlite")
+    assert result.exit_code == 0, result.output
+    labels = stored(tmp_path / "a.sqlite").values()
+    assert len(labels) == 2
+    assert {label.provenance.code for label in labels} == {"vasp"}
+    assert all({"enthalpy", "forces"} <= set(label.response.labels) for label in labels)
+
+
 def test_runs_that_form_no_stencil_are_refused_with_their_fields(tmp_path):
     copy = tmp_path / "runs"
     copy.mkdir()
