@@ -18,6 +18,7 @@ _FACE = {
     "EnthalpyCalculator": "model.interfaces.ase",
     "LabelMaker": "workflows.labelling",
     "DfptLabelMaker": "workflows.dfpt",
+    "FiniteFieldVaspMaker": "workflows.vasp",
     "ConvergenceMaker": "workflows.convergence.flow",
     "LoopMaker": "workflows.loop",
     "run_flow": "workflows.executors",

@@ -1,11 +1,7 @@
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-
-# Flows need atomate2, of the extra ``vasp``; where it is missing, the rest is still tested.
-collect_ignore = [] if find_spec("atomate2") else ["test_vasp_makers.py"]
 
 sys.path.insert(0, str(Path(__file__).parent))
 
