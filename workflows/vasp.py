@@ -93,7 +93,7 @@ class VaspLabelMaker(Maker):
             task_document_kwargs={"parse_dos": False, "parse_bandstructure": False},
         )
         run = maker.make(_structure(frame), prev_dir=prev_dir)
-        return content_job(run, content_key("vasp run", identity, point), f"labels/{identity}/{point}")
+        return content_job(run, content_key("vasp run", identity, point), f"labels/{identity}/{point}")  # pyright: ignore[reportArgumentType]  (a @job method returns a Job)
 
 
 @dataclass
@@ -205,7 +205,7 @@ def input_set_generator(settings: VaspSettings, incar: Incar, species: Sequence[
     return VaspInputGenerator(
         config_dict={"INCAR": {}, "KPOINTS": {}, "POTCAR": potcars, "POTCAR_FUNCTIONAL": library},
         user_incar_settings=tags,
-        user_kpoints_settings=Kpoints.gamma_automatic(settings.mesh),
+        user_kpoints_settings=Kpoints.gamma_automatic(settings.mesh),  # pyright: ignore[reportArgumentType]  (pymatgen takes both)
         sort_structure=False,
         auto_ismear=False,
         inherit_incar=False,
