@@ -356,3 +356,9 @@ class LabelledFrame(StoredRecord):
     def trainable(self) -> bool:
         """True for a finished label whose checks all passed."""
         return self.status == "done" and self.quality.passed
+
+
+def imported_label_id(code: str, frame: Frame, response: ElectricResponse) -> str:
+    """Name of a label made elsewhere, whose inputs are not known in full: a hash of what it says of which frame."""
+    content = f"{code} {frame.frame_id} {response.model_dump_json()}"
+    return f"import-{hashlib.sha256(content.encode()).hexdigest()[:16]}"

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..branches import align_dipoles, string_lattice
 from ..quality import DEFAULT_BOUNDS, QualityBounds
-from ..records import FieldPoint, LabelledFrame, Proposal, Provenance
+from ..records import FieldPoint, LabelledFrame, Proposal, Provenance, imported_label_id
 from ..stencil import ZERO, Stencil
 from .labels import check_neutral, checked, field_point
 from .outputs import PwOutput, PwOutputError, read_pw_output
@@ -58,7 +58,7 @@ def ingest(
         cpu_seconds=sum(output.cpu_time for output in outputs.values()),
     )
     return LabelledFrame(
-        label_id=f"import-{zero.frame.frame_id}",
+        label_id=imported_label_id("pw.x", zero.frame, response),
         frame=zero.frame,
         response=response,
         field_points=tuple(points.values()),

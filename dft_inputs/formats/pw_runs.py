@@ -12,7 +12,7 @@ from ..espresso.ingest import ingest
 from ..espresso.labels import check_neutral
 from ..espresso.outputs import PwOutput, PwOutputError, read_pw_output
 from ..polarization import quantum_lattice
-from ..records import ElectricResponse, LabelledFrame, Proposal, Provenance
+from ..records import ElectricResponse, LabelledFrame, Proposal, Provenance, imported_label_id
 from ..stencil import Stencil
 from .entries import Unreadable
 
@@ -69,7 +69,7 @@ def _single(output: PwOutput) -> LabelledFrame:
         polarization_quanta=None if dipole is None else quantum_lattice(output.frame.cell),
     )
     return LabelledFrame(
-        label_id=f"import-{output.frame.frame_id}",
+        label_id=imported_label_id("pw.x", output.frame, response),
         frame=output.frame,
         response=response,
         proposal=Proposal(origin="import"),

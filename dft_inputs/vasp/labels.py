@@ -10,7 +10,7 @@ import numpy as np
 from ..branches import align_dipoles, align_enthalpies, string_counts, string_lattice
 from ..espresso.gap import critical_fraction
 from ..quality import DEFAULT_BOUNDS, QualityBounds, assemble
-from ..records import ElectricResponse, FieldPoint, Frame, LabelledFrame, Proposal, Quality
+from ..records import ElectricResponse, FieldPoint, Frame, LabelledFrame, Proposal, Quality, imported_label_id
 from ..stencil import ZERO, Stencil
 from .inputs import FIELD_SIGN
 from .outputs import electrons_per_quantum, vasp_point, vasp_provenance
@@ -58,7 +58,7 @@ def label_vasp_runs(
         points[name] = vasp_point(name, output, frame, where)
     points, response, quality = _checked(points, zero, frame, stencil, bounds)
     return LabelledFrame(
-        label_id=f"import-{frame.frame_id}",
+        label_id=imported_label_id("vasp", frame, response),
         frame=frame,
         response=response,
         field_points=tuple(points.values()),

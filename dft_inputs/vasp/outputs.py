@@ -8,7 +8,16 @@ import numpy as np
 
 from ..polarization import fold, quantum_lattice
 from ..quality import DEFAULT_BOUNDS, QualityBounds
-from ..records import ElectricResponse, FieldPoint, Frame, LabelledFrame, Proposal, Provenance, Quality
+from ..records import (
+    ElectricResponse,
+    FieldPoint,
+    Frame,
+    LabelledFrame,
+    Proposal,
+    Provenance,
+    Quality,
+    imported_label_id,
+)
 from ..units import VACUUM_PERMITTIVITY
 from .inputs import FIELD_SIGN
 from .run_output import VaspOutput, VaspOutputError, read_vasp_output
@@ -57,7 +66,7 @@ def read_vasp_label(
         polarizability=_polarizability(output),
     )
     return LabelledFrame(
-        label_id=f"import-{frame.frame_id}",
+        label_id=imported_label_id("vasp", frame, response),
         frame=frame,
         response=response,
         proposal=proposal or Proposal(origin="import"),

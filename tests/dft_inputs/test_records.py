@@ -14,6 +14,7 @@ from fieldloop.dft_inputs.records import (
     Proposal,
     Provenance,
     Quality,
+    imported_label_id,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -227,3 +228,11 @@ def test_equal_records_have_equal_hashes(labelled):
     again = LabelledFrame.model_validate_json(labelled.model_dump_json())
     assert hash(again) == hash(labelled)
     assert len({again, labelled, labelled.model_copy(update={"label_id": "other"})}) == 2
+
+
+def test_imports_of_one_frame_that_say_different_things_are_different_labels():
+    frame = Frame(species=("H",), positions=[[0.0, 0, 0]], cell=np.eye(3) * 5)
+    here, there = (ElectricResponse(field=[0, 0, e], enthalpy=-1.0) for e in (0.0, 0.01))
+    assert imported_label_id("pw.x", frame, here) == imported_label_id("pw.x", frame, here.model_copy())
+    assert imported_label_id("pw.x", frame, here) != imported_label_id("pw.x", frame, there)
+    assert imported_label_id("pw.x", frame, here) != imported_label_id("vasp", frame, here)
