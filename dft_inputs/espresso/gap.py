@@ -12,7 +12,7 @@ from ..records import Frame
 from ..units import MV_PER_CM_IN_V_PER_ANGSTROM, RYDBERG_FIELD_IN_V_PER_ANGSTROM
 from .code import PwCode
 from .inputs import gap_input, inputs_hash
-from .run import PwRunError, drop_scratch, lease, link_pseudopotentials, run_point, stored_point
+from .run import PwRunError, drop_scratch, ended_point, lease, link_pseudopotentials, run_point
 from .settings import PwSettings
 
 SMALLEST_GAP = 0.05
@@ -64,7 +64,7 @@ def band_gap(frame: Frame, settings: PwSettings, code: PwCode, directory: Path |
     with lease(directory, code.lease_timeout, code.program) as descriptor:
         link_pseudopotentials(directory, pseudopotentials)
         folder = directory / "gap"
-        output = stored_point(folder, text) or run_point(
+        output = ended_point(folder, text, code) or run_point(
             folder, text, code, name="the gap run", lease_descriptor=descriptor
         )
         drop_scratch(folder)

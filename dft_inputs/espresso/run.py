@@ -34,8 +34,8 @@ from .outputs import STDOUT, XML, PwOutput, PwOutputError, read_pw_output
 from .scratch import drop_scratch, has_scratch, make_scratch
 
 __all__ = [
-    "DirectoryBusyError", "PwRunError", "drop_scratch", "execute", "execute_point", "finish_point", "has_scratch",
-    "lease", "link_pseudopotentials", "run_point", "set_up_point", "stored_point",
+    "DirectoryBusyError", "PwRunError", "drop_scratch", "ended_point", "execute", "execute_point", "finish_point",
+    "has_scratch", "lease", "link_pseudopotentials", "run_point", "set_up_point", "stored_point",
 ]  # fmt: skip
 
 INPUT, AS_RUN, STDERR, LEASE = "pw.in", "as_run.in", "pw.err", ".lease"
@@ -120,6 +120,26 @@ def stored_point(directory: Path, text: str) -> PwOutput | None:
             return None
         return _with_attempts(read_pw_output(directory / STDOUT, directory / XML), directory)
     except (OSError, PwOutputError):
+        return None
+
+
+def ended_point(directory: Path, text: str, code: PwCode) -> PwOutput | None:
+    """``stored_point``, or a run that ended as this process was killed before it marked it: it is marked now.
+
+    Args:
+        directory: of this point alone, under a lease.
+        text: pw.x input.
+        code: how to run pw.x.
+    """
+    if stored := stored_point(directory, text):
+        return stored
+    try:
+        attempts = read_attempts(directory)
+        refused = (attempts and attempts[-1].failure) or is_full(directory) or _wrong_ranks(directory, code)
+        if refused or (directory / INPUT).read_text() != text:
+            return None
+        return finish_point(directory, name=directory.name)
+    except (OSError, PwRunError):
         return None
 
 
@@ -210,12 +230,17 @@ def execute_point(
     texts = (_text(directory / STDOUT), _text(directory / STDERR))
     if error := exit_error(status, *texts, full=is_full(directory), name=name, limit=limit):
         raise error
-    found = re.search(r"running on\s+(\d+) processor", texts[0])
-    if code.ranks > 1 and found and int(found[1]) != code.ranks:
+    if wrong := _wrong_ranks(directory, code):
         raise PwRunError(
-            f"pw.x ran on {found[1]} of {code.ranks} ranks at {name}: {code.argv()[0]} is not of the MPI that pw.x "
+            f"pw.x ran on {wrong} of {code.ranks} ranks at {name}: {code.argv()[0]} is not of the MPI that pw.x "
             "was built with; set codes.pw.launcher to the right one"
         )
+
+
+def _wrong_ranks(directory: Path, code: PwCode) -> str | None:
+    """On how many ranks pw.x ran, where these are not the ones it was given."""
+    found = re.search(r"running on\s+(\d+) processor", _text(directory / STDOUT))
+    return found[1] if code.ranks > 1 and found and int(found[1]) != code.ranks else None
 
 
 def finish_point(directory: Path, *, name: str) -> PwOutput:

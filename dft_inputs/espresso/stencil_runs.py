@@ -24,7 +24,7 @@ from .handlers import closed_gap, run_with_remedies, strong_field
 from .inputs import PREFIX, SCRATCH, field_input, occupied_bands, zero_input
 from .outputs import PwOutput
 from .phases import dipole_from_phases, read_phases, string_phases, write_phases
-from .run import PwRunError, drop_scratch, has_scratch, link_pseudopotentials, stored_point
+from .run import PwRunError, drop_scratch, ended_point, has_scratch, link_pseudopotentials, stored_point
 from .save_files import SaveFileError
 from .scratch import require_space, scratch_bytes
 from .settings import PwSettings
@@ -145,7 +145,7 @@ def run_stencil(
     """
     wanted = [name for name in job.fields if only is None or name in only]
     texts = {name: job.text(name) for name in job.fields}
-    stored = {name: stored_point(job.folder(name), texts[name]) for name in job.fields}
+    stored = {name: ended_point(job.folder(name), texts[name], job.code) for name in job.fields}
     if not job.has_phases() and not has_scratch(job.folder(job.first)):
         stored[job.first] = None
     missing = _missing(job, wanted, stored)

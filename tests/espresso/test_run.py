@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 from fieldloop.dft_inputs.espresso import DirectoryBusyError, PwCode, PwRunError, PwSettings, label_frame
-from fieldloop.dft_inputs.espresso.run import lease, run_point
+from fieldloop.dft_inputs.espresso.run import finish_point, lease, run_point
 from fieldloop.dft_inputs.stencil import Stencil
 
 FORWARD = Stencil(order=1)
@@ -117,15 +117,33 @@ def test_death_before_the_phases_are_written_loses_nothing(displaced_primitive, 
     assert log.read_text().count("start") == 4
 
 
+@pytest.mark.parametrize("point", ["zero", "+y"])
+def test_death_as_a_run_ends_repeats_nothing(displaced_primitive, fast, counted, tmp_path, monkeypatch, point):
+    """Killed between pw.x's end and the mark that says so."""
+    code, log = counted
+
+    def killed(directory, *, name):
+        if name == point:
+            raise KeyboardInterrupt
+        return finish_point(directory, name=name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fieldloop.dft_inputs.espresso.handlers.finish_point", killed)
+        with pytest.raises(KeyboardInterrupt):
+            label_frame(displaced_primitive, fast, FORWARD, code, tmp_path / "frame")
+    assert label_frame(displaced_primitive, fast, FORWARD, code, tmp_path / "frame").status == "done"
+    assert log.read_text().count("start") == 4
+
+
 def test_launcher_of_another_mpi_is_noticed(displaced_primitive, fast, code, tmp_path):
-    """One that starts single processes instead of ranks, as the mpirun of another MPI does."""
+    """One that starts single processes instead of ranks, as the mpirun of another MPI does; also the second time."""
     script = tmp_path / "mpirun"
     script.write_text('#!/bin/bash\nshift 2\nexec "$@"\n')
     script.chmod(0o755)
     wrong = code.model_copy(update={"launcher": (str(script), "-np", "{ranks}"), "ranks": 2})
-    label = label_frame(displaced_primitive, fast, FORWARD, wrong, tmp_path / "frame")
-    assert label.failure is not None
-    assert "pw.x ran on 1 of 2 ranks at zero" in label.failure
+    for _ in range(2):
+        label = label_frame(displaced_primitive, fast, FORWARD, wrong, tmp_path / "frame")
+        assert "pw.x ran on 1 of 2 ranks at zero" in (label.failure or "")
 
 
 def test_mpi_of_a_python_package_comes_last(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from ..goedecker import write_upf
 from ..handlers import run_with_remedies
 from ..inputs import plain_input, settings_hash
 from ..outputs import PwOutput, PwOutputError
-from ..run import PwRunError, lease, link_pseudopotentials, stored_point
+from ..run import PwRunError, ended_point, lease, link_pseudopotentials
 from ..scratch import drop_scratch, has_scratch
 from ..settings import PwSettings
 from .inputs import RESPONSE, SCF, dfpt_inputs_hash, dfpt_label_id, response_input
@@ -130,7 +130,7 @@ def run_dfpt(job: DfptJob, descriptor: int) -> tuple[PwOutput, PhOutput]:
     """
     scf, response = job.directory / SCF, job.directory / RESPONSE
     scf_text, response_text = job.texts
-    ground, answer = stored_point(scf, scf_text), stored_response(response, response_text)
+    ground, answer = ended_point(scf, scf_text, job.code.pw), stored_response(response, response_text)
     if ground is None or answer is None:
         link_pseudopotentials(job.directory, job.pseudopotentials)
         if ground is None or not has_scratch(scf):
