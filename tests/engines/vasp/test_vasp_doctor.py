@@ -78,7 +78,7 @@ def test_forces_without_the_field(trial, synthetic):
 def test_transposed_born_block(trial, synthetic):
     folder = trial()
     crystal = synthetic.Crystal()
-    crystal.born = crystal.born.swapaxes(1, 2)
+    crystal.charges, crystal.bent = crystal.charges.swapaxes(1, 2), crystal.bent.swapaxes(1, 2)
     synthetic.write_run(folder / verdict.RESPONSE, crystal, np.zeros(3), synthetic.Faults(born=True))
     # Only the block is of interest; the geometry is the same.
     assert "rows of the Born block are fields" in failed(folder)
