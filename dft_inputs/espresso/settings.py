@@ -11,8 +11,8 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
+from ..meshes import Mesh, check_one_mesh, known_mesh, mesh_for_cell
 from ..pseudopotentials import Pseudopotential
-from .meshes import Mesh, mesh_of_supercell, resolve_kpoints, supercell_multiples
 
 
 def _mesh(value: Any) -> Any:
@@ -70,8 +70,7 @@ class PwSettings(BaseModel):
 
     @model_validator(mode="after")
     def _one_mesh(self) -> PwSettings:
-        if (self.kpoints is None) == (self.kpoint_density is None):
-            raise ValueError("give one of kpoints, e.g. [4, 4, 4], and kpoint_density, e.g. 25 (N_i |a_i| in A)")
+        check_one_mesh(self.kpoints, self.kpoint_density)
         return self
 
     @model_validator(mode="after")
@@ -94,25 +93,11 @@ class PwSettings(BaseModel):
         Raises:
             ValueError: it follows from a density and a cell; see ``for_cell``.
         """
-        if self.kpoints is None:
-            raise ValueError("kpoint_density gives no mesh before a cell is known; call settings.for_cell(cell)")
-        return self.kpoints
+        return known_mesh(self.kpoints)
 
     def for_cell(self, cell: np.ndarray, parent_cell: np.ndarray | None = None) -> PwSettings:
-        """The settings with the mesh of one cell, such that every cell of a data set has the same N_i |a_i|.
-
-        Args:
-            cell: lattice vectors as rows, A.
-            parent_cell: of the parent crystal, whose mesh this is; a strained copy of it keeps the mesh, a supercell
-                divides it. Without one, the cell is its own parent.
-
-        Raises:
-            ValueError: the cell is no supercell of the parent, or its multiple does not divide the mesh.
-        """
-        parent = cell if parent_cell is None else parent_cell
-        mesh = self.kpoints or resolve_kpoints(parent, self.kpoint_density or 0.0)
-        if parent_cell is not None:
-            mesh = mesh_of_supercell(mesh, supercell_multiples(cell, parent_cell))
+        """The settings with the mesh of one cell; arguments and errors as of ``meshes.mesh_for_cell``."""
+        mesh = mesh_for_cell(self.kpoints, self.kpoint_density, cell, parent_cell)
         return self.model_copy(update={"kpoints": mesh, "kpoint_density": None})
 
     @classmethod

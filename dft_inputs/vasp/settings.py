@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from ..espresso.meshes import Mesh, mesh_of_supercell, resolve_kpoints, supercell_multiples
+from ..meshes import Mesh, mesh_of_supercell, resolve_kpoints, supercell_multiples
 
 PotcarLibrary = Literal["PBE", "PBE_52", "PBE_54", "PBE_64", "LDA", "LDA_52", "LDA_54", "LDA_64", "PW91"]
 IncarValue = bool | int | float | str | tuple[float, ...]

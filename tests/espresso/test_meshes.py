@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from fieldloop.dft_inputs.espresso.meshes import mesh_of_supercell, resolve_kpoints, string_lengths, supercell_multiples
 from fieldloop.dft_inputs.espresso.settings import PwSettings, protocols
+from fieldloop.dft_inputs.meshes import mesh_of_supercell, resolve_kpoints, string_lengths, supercell_multiples
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError

@@ -18,12 +18,56 @@ LARGEST_STRAIN = 0.1
 _ROUNDING = 1e-6
 
 
-def resolve_kpoints(cell: np.ndarray, density: float | tuple[float, float, float]) -> Mesh:
+Density = float | tuple[float, float, float]
+"""N_i |a_i| in A, one for all or one for each lattice vector."""
+
+
+def check_one_mesh(kpoints: Mesh | None, density: Density | None) -> None:
+    """Settings name a mesh in one way.
+
+    Raises:
+        ValueError: both or neither is given.
+    """
+    if (kpoints is None) == (density is None):
+        raise ValueError("give one of kpoints, e.g. [4, 4, 4], and kpoint_density, e.g. 25 (N_i |a_i| in A)")
+
+
+def known_mesh(kpoints: Mesh | None) -> Mesh:
+    """The mesh of settings that may name a density instead.
+
+    Raises:
+        ValueError: it follows from a density and a cell.
+    """
+    if kpoints is None:
+        raise ValueError("kpoint_density gives no mesh before a cell is known; call settings.for_cell(cell)")
+    return kpoints
+
+
+def mesh_for_cell(
+    kpoints: Mesh | None, density: Density | None, cell: np.ndarray, parent_cell: np.ndarray | None = None
+) -> Mesh:
+    """The mesh of one cell, such that every cell of a data set has the same N_i |a_i|.
+
+    Args:
+        kpoints: mesh of the parent crystal, or None where its density is given.
+        density: least N_i |a_i| of the parent, A.
+        cell: lattice vectors as rows, A.
+        parent_cell: of the parent crystal; a strained copy of it keeps the mesh, a supercell divides it. Without one,
+            the cell is its own parent.
+
+    Raises:
+        ValueError: the cell is no supercell of the parent, or its multiple does not divide the mesh.
+    """
+    mesh = kpoints or resolve_kpoints(cell if parent_cell is None else parent_cell, density or 0.0)
+    return mesh if parent_cell is None else mesh_of_supercell(mesh, supercell_multiples(cell, parent_cell))
+
+
+def resolve_kpoints(cell: np.ndarray, density: Density) -> Mesh:
     """The smallest mesh with N_i |a_i| of at least ``density`` along each lattice vector.
 
     Args:
         cell: lattice vectors as rows, A.
-        density: N_i |a_i| in A, one for all or one for each lattice vector.
+        density: least N_i |a_i|, A.
     """
     wanted = np.broadcast_to(np.asarray(density, dtype=float), (3,)) / np.linalg.norm(cell, axis=1)
     first, second, third = (max(1, math.ceil(n - _ROUNDING)) for n in wanted)
