@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -13,7 +13,15 @@ STRING_TOLERANCE = 0.1
 
 
 class MixedLabelsError(ValueError):
-    """Labels that do not belong into one data set; one line names two of them."""
+    """Labels that do not belong into one data set; one line names two of them.
+
+    Attributes:
+        difference: what they differ in, without the advice.
+    """
+
+    def __init__(self, difference: str) -> None:
+        super().__init__(f"{difference}: train on labels of one protocol, and keep others in a store of their own")
+        self.difference = difference
 
 
 def check_one_level(labels: Iterable[LabelledFrame]) -> None:
@@ -22,15 +30,18 @@ def check_one_level(labels: Iterable[LabelledFrame]) -> None:
     Raises:
         MixedLabelsError: two labels differ in code, settings, pseudopotentials or N_i |a_i|.
     """
+    for _ in in_one_level(labels):
+        pass
+
+
+def in_one_level(labels: Iterable[LabelledFrame]) -> Iterator[LabelledFrame]:
+    """The labels one after the other, each compared with the first; raises as ``check_one_level``."""
     reference: LabelledFrame | None = None
     for label in labels:
-        if reference is None:
-            reference = label
-        elif difference := _difference(reference, label):
-            raise MixedLabelsError(
-                f"labels {reference.label_id} and {label.label_id} differ in {difference}: train on labels of one "
-                "protocol, and keep others in a store of their own"
-            )
+        reference = reference or label
+        if difference := _difference(reference, label):
+            raise MixedLabelsError(f"labels {reference.label_id} and {label.label_id} differ in {difference}")
+        yield label
 
 
 def _difference(one: LabelledFrame, other: LabelledFrame) -> str | None:

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .errors import BAD_INPUT, complain, in_one_line
+from .query_options import with_query
 
 if TYPE_CHECKING:
     from ...dft_inputs.records import LabelledFrame
     from ..data_import import ImportReport
+    from ..query import Query
 
 Where = Annotated[
     Path | None,
@@ -123,47 +125,63 @@ def _show(report: ImportReport) -> None:
 
 
 @in_one_line
+@with_query
 def export(
-    out: Annotated[Path, typer.Option("--out", "-o", help="The file or folder to write.", show_default=False)],
+    wanted: Query,
     where: Where = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The file or folder to write.")] = None,
     convention: Annotated[
         str, typer.Option(help="Whose names, units and branches: fieldloop, allegro-pol, mace-field, deepmd, ...")
     ] = "fieldloop",
     file_format: FormatOption = None,
-    flagged: Annotated[bool, typer.Option("--flagged", help="Also frames that failed a check.")] = False,
+    mixed: Annotated[bool, typer.Option("--mixed", help="Also labels of several levels of theory.")] = False,
 ) -> None:
     """Write labelled frames to a file, in the convention of a project and the format of a tool.
+
+    Frames that passed their checks, or those that --status or --flagged name; all other conditions must hold too.
 
     \b
     Examples:
       fieldloop data export campaign.yaml --out train.extxyz --convention allegro-pol
-      fieldloop data export data.sqlite --out train --convention deepmd --format deepmd
+      fieldloop data export data.sqlite --out train --convention deepmd --format deepmd --elements Si,O
     """
+    from ...dft_inputs.consistency import MixedLabelsError, in_one_level
     from ...dft_inputs.conventions import get_convention
     from ...dft_inputs.formats import guess_format, write_labels
     from ..campaign import locate_store, read_store
     from ..config import ConfigError
-    from ..queries import query_labels
+    from ..queries import find
 
+    if out is None:
+        raise ConfigError("name the file or folder to write with --out")
     chosen = get_convention(convention)
     file_format = file_format or guess_format(out, convention)
     if out.is_dir() and file_format != "deepmd":
         raise ConfigError(f"cannot write {out}: it is a folder, name a file")
     if not out.parent.is_dir():
         raise ConfigError(f"cannot write {out}: there is no folder {out.parent}")
-    failed, dropped = 0, set[str]()
+    failed, flagged, dropped = 0, 0, set[str]()
+    flagged_too = wanted.status is not None or wanted.passed is not None
 
-    def wanted() -> Iterator[LabelledFrame]:
-        nonlocal failed
-        for label in query_labels(read_store(locate_store(where))):
+    def finished() -> Iterator[LabelledFrame]:
+        nonlocal failed, flagged
+        for label in find(read_store(locate_store(where)), wanted):
             if label.status != "done":
                 failed += 1
-            elif flagged or label.quality.passed:
+            elif label.quality.passed or flagged_too:
                 dropped.update(set(label.response.labels) - set(chosen.words_for(label)))
                 yield label
+            else:
+                flagged += 1
 
-    written = write_labels(out, wanted(), convention, file_format)
+    try:
+        written = write_labels(out, finished() if mixed else in_one_level(finished()), convention, file_format)
+    except MixedLabelsError as error:
+        raise ConfigError(
+            f"{error.difference}: choose with --code, --protocol or --formula, or give --mixed"
+        ) from error
     left_out = f"; {failed} failed ones left out" if failed else ""
+    left_out += f"; {flagged} flagged ones left out (--status done takes them)" if flagged else ""
     complain(f"{written} frames written to {out}{left_out}")
     if dropped:
         complain(f"{convention!r} has no word for {', '.join(sorted(dropped))}: left out")

@@ -186,6 +186,21 @@ def test_what_came_in_goes_out_in_other_formats(folder, tmp_path):
     assert run("export", store, "--out", tmp_path / "nowhere" / "a.db").exit_code == 2
 
 
+def test_only_labels_of_one_level_go_into_one_file(folder, tmp_path):
+    store, out = tmp_path / "data.sqlite", tmp_path / "frames.extxyz"
+    run("import", folder / "SiO2.xyz", "--convention", "allegro-pol", "--store", store)
+    run("import", folder / "ZrO2.xyz", "--convention", "sevennet-polar", "--store", store)
+    refused = run("export", store, "--out", out)
+    assert refused.exit_code == 2
+    assert "give --mixed" in " ".join(refused.output.split())
+    assert not out.exists()
+    chosen = run("export", store, "--out", out, "--elements", "Zr")
+    assert "6 frames written" in " ".join(chosen.output.split())
+    assert {s for label in read_labels_or_stop(out, "fieldloop") for s in label.frame.species} == {"O", "Zr"}
+    assert run("export", store, "--out", out, "--mixed").exit_code == 0
+    assert len(list(read_labels_or_stop(out, "fieldloop"))) == len(stored(store))
+
+
 def test_stats_show_the_card(folder, tmp_path):
     store = tmp_path / "data.sqlite"
     run("import", folder / "ZrO2.xyz", "--convention", "sevennet-polar", "--store", store)
