@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 STAMP := $(VENV)/.installed
 RUN_ENV := OMP_NUM_THREADS=1
 
-.PHONY: install codes demo test test-all lint types format clean
+.PHONY: install demo test test-all lint types format clean
 
 install: $(STAMP)
 
@@ -20,15 +20,15 @@ $(STAMP): pyproject.toml setup.py constraints.txt Makefile
 	$(PIP) install -q -c constraints.txt -e '.[dev]'
 	touch $(STAMP)
 
-# pw.x: installed by apt where that is possible, explained where it is not.
-codes:
-	@sh examples/install_pw.sh
-
-demo: install codes
+# DFT codes are installed by apt where that is possible, explained where it is not.
+demo: install
+	@sh examples/install_codes.sh pw.x
 	$(RUN_ENV) $(BIN)/fieldloop loop examples/alas/loop.yaml
 
-test: install codes
-	$(RUN_ENV) $(BIN)/python -m pytest -q -m "not slow" --cov --cov-report=term:skip-covered
+# Files stay together, as their tests share DFT runs; more than four at a time want much memory.
+test: install
+	@sh examples/install_codes.sh pw.x abinit
+	$(RUN_ENV) $(BIN)/python -m pytest -q -m "not slow" -n auto --maxprocesses 4 --dist loadfile --cov --cov-report=term:skip-covered
 
 test-all: test lint types
 	$(RUN_ENV) $(BIN)/python -m pytest -q -m slow
