@@ -33,7 +33,7 @@ from ..dft_inputs.vasp.inputs import (
 )
 from ..dft_inputs.vasp.labels import label_vasp_runs
 from ..dft_inputs.vasp.outputs import read_vasp_label
-from ..dft_inputs.vasp.run_output import VaspOutputError
+from ..dft_inputs.vasp.results import VaspOutputError
 from ..dft_inputs.vasp.settings import VaspSettings
 from .keys import content_job, content_key
 from .labelling import as_frame, label_key

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..dft_inputs.vasp.run_output import VaspOutputError
+from ..dft_inputs.vasp.results import VaspOutputError
 from ..dft_inputs.vasp.verdict import judge_trial_runs, write_trial_runs
 from .doctor import Finding
 

@@ -1,31 +1,60 @@
-"""Folders of VASP runs: every OUTCAR or vasprun.xml in a folder or below it is one label."""
+"""Folders of VASP runs: every geometry of every OUTCAR or vasprun.xml in a folder or below it is one label."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from importlib import import_module
+from collections.abc import Iterator
 from pathlib import Path
 
 from ..conventions import ConventionError, one_line
-from ..records import LabelledFrame
+from ..records import Frame, LabelledFrame, Proposal
+from ..vasp.outputs import vasp_label
+from ..vasp.results import VaspOutput
+from ..vasp.run_output import read_vasp_steps
 from .entries import Unreadable
 
 _NAMES = ("OUTCAR", "OUTCAR.gz", "vasprun.xml", "vasprun.xml.gz")
+_UNREADABLE = (ValueError, RuntimeError, OSError, KeyError)
 
 
 def read_labels(path: Path) -> Iterator[LabelledFrame | Unreadable]:
     """Labels of all runs of VASP at a path; what cannot be read is told and passed over.
 
+    Of a relaxation or dynamics each geometry with a converged SCF is a label, with P only where it was computed; all
+    name the first as the frame they come from, so that they stay together in splits by lineage.
+
     Raises:
         ConventionError: no output of VASP there.
     """
     found = [path] if path.is_file() else sorted(file for name in _NAMES for file in path.rglob(name))
-    folders = sorted({file.parent for file in found})
-    if not folders:
+    runs = found if path.is_file() else sorted({file.parent for file in found})
+    if not runs:
         raise ConventionError(f"{path}: there is no OUTCAR or vasprun.xml in this folder or below it")
-    read: Callable[[Path], LabelledFrame] = import_module("..vasp.outputs", __package__).read_vasp_label
-    for folder in folders:
+    for run in runs:
+        yield from _labels(run)
+
+
+def _labels(path: Path) -> Iterator[LabelledFrame | Unreadable]:
+    try:
+        run = read_vasp_steps(path)
+    except _UNREADABLE as error:
+        yield Unreadable(str(path), one_line(error))
+        return
+    first = run.outputs[0].frame
+    for output in run.outputs:
+        where = str(path) if output.steps == 1 else f"{path}, geometry {output.step}"
+        if output.step in run.unconverged:
+            yield Unreadable(where, f"SCF not converged in {output.iterations} iterations")
+            continue
         try:
-            yield read(folder)
-        except (ValueError, RuntimeError, OSError, KeyError) as error:
-            yield Unreadable(str(folder), one_line(error))
+            yield vasp_label(output, where, proposal=_proposal(output, first, path.name))
+        except _UNREADABLE as error:
+            yield Unreadable(where, one_line(error))
+    if run.fault:
+        yield Unreadable(f"{path}, what follows geometry {len(run.outputs)}", run.fault)
+
+
+def _proposal(output: VaspOutput, first: Frame, run: str) -> Proposal:
+    if output.steps == 1:
+        return Proposal(origin="import")
+    reason = f"{output.steps} geometries of {run}"
+    return Proposal(origin="import", parent_frame_id=first.frame_id, reason=reason)

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ..branches import align_dipoles, align_enthalpies, string_counts, string_lattice
-from ..espresso.gap import critical_fraction
-from ..quality import DEFAULT_BOUNDS, QualityBounds, assemble
-from ..records import ElectricResponse, FieldPoint, Frame, LabelledFrame, Proposal, Quality, imported_label_id
+from ..labelling import assemble_points, on_branch_of_zero
+from ..quality import DEFAULT_BOUNDS, QualityBounds
+from ..records import ElectricResponse, Frame, LabelledFrame, Proposal, imported_label_id
 from ..stencil import ZERO, Stencil
 from .inputs import FIELD_SIGN
 from .outputs import electrons_per_quantum, vasp_point, vasp_provenance
-from .run_output import VaspOutput, VaspOutputError, read_vasp_output
+from .results import VaspOutputError
+from .run_output import read_vasp_output
 
 _DEAF = 0.02
 """e. Forces whose every derivative by the field is smaller do not feel the field."""
@@ -56,59 +56,47 @@ def label_vasp_runs(
         if output.kpoints != zero.kpoints or output.titles != zero.titles:
             raise VaspOutputError(f"{where}: k-points or POTCAR files differ from those of the zero run")
         points[name] = vasp_point(name, output, frame, where)
-    points, response, quality = _checked(points, zero, frame, stencil, bounds)
-    return LabelledFrame(
-        label_id=imported_label_id("vasp", frame, response),
-        frame=frame,
-        response=response,
-        field_points=tuple(points.values()),
-        lower_orders=stencil.differences(points),
-        proposal=proposal or Proposal(origin="import"),
-        provenance=vasp_provenance(*outputs.values()),
-        quality=quality,
-    )
-
-
-def _checked(
-    points: dict[str, FieldPoint], zero: VaspOutput, frame: Frame, stencil: Stencil, bounds: QualityBounds
-) -> tuple[dict[str, FieldPoint], ElectricResponse, Quality]:
-    """All points on one branch, the responses they give, and what tells a wrong convention."""
     mesh = zero.kpoints or (1, 1, 1)
-    # The ions are the same in all runs, so electronic quanta alone matter.
-    lattice = string_lattice(frame.cell, mesh, 2 // zero.nspin)
-    aligned, repairs = align_dipoles(points, lattice)
-    # An enthalpy holds the dipole that was printed with it, so it moves along.
-    points = {name: _moved_along(point, points[name]) for name, point in aligned.items()}
-    points, more = align_enthalpies(points, string_lattice(frame.cell, mesh), string_counts(mesh))
-    fraction = None
-    if zero.gap is not None and zero.kpoints is not None:
-        if zero.gap <= 0:
-            raise VaspOutputError("the zero-field run is a metal: fields need an insulator")
-        fraction = max(critical_fraction(point.field, zero.gap, frame.cell, mesh) for point in points.values())
-    response, quality = assemble(
+    if zero.gap is not None and zero.gap <= 0:
+        raise VaspOutputError("the zero-field run is a metal: fields need an insulator")
+    points, repairs = on_branch_of_zero(points, frame.cell, mesh, zero.nspin)
+    labels = assemble_points(
         points,
         frame,
         stencil,
+        mesh,
+        gap=zero.gap if zero.kpoints else None,
         electrons_per_quantum=electrons_per_quantum(zero),
         bounds=bounds,
-        critical_field_fraction=fraction,
-        repairs=(*repairs, *more),
+        repairs=repairs,
     )
-    assert response.polarizability is not None  # noqa: S101  (``assemble`` gives all labels)
-    assert response.born_effective_charges is not None  # noqa: S101
-    if np.trace(response.polarizability) < 0:
+    check_conventions(labels.response)
+    return LabelledFrame(
+        label_id=imported_label_id("vasp", frame, labels.response),
+        frame=frame,
+        response=labels.response,
+        field_points=tuple(labels.points.values()),
+        lower_orders=stencil.differences(labels.points),
+        proposal=proposal or Proposal(origin="import"),
+        provenance=vasp_provenance(*outputs.values()),
+        quality=labels.quality,
+    )
+
+
+def check_conventions(response: ElectricResponse) -> None:
+    """Refuse responses by which VASP shows that its field is not what is assumed here.
+
+    Raises:
+        VaspOutputError: another sign of the field, or forces without it.
+    """
+    alpha, charges = response.polarizability, response.born_effective_charges
+    if alpha is not None and np.trace(alpha) < 0:
         raise VaspOutputError(
             "the polarizability is negative, so EFIELD_PEAD has the other sign in this VASP: "
             "confirm with fieldloop doctor --vasp"
         )
-    if np.abs(response.born_effective_charges).max() < _DEAF:
+    if charges is not None and np.abs(charges).max() < _DEAF:
         raise VaspOutputError(
             "the forces do not change with the field, so this VASP leaves the field out of them: "
             "see fieldloop doctor --vasp"
         )
-    return points, response, quality
-
-
-def _moved_along(point: FieldPoint, before: FieldPoint) -> FieldPoint:
-    jump = float(point.field @ (point.polarization - before.polarization))
-    return point.model_copy(update={"enthalpy": point.enthalpy - jump})

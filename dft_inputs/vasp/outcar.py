@@ -1,12 +1,21 @@
-"""What OUTCAR says. Its Born block has the field in its rows; its dipoles have the electron's sign."""
+"""What OUTCAR says, geometry by geometry.
+
+Its Born block has the field in its rows; its dipoles have the electron's sign, and its stress is the force on the cell.
+"""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
+from ..records import Frame
+from .results import RunSteps, VaspOutput, stress_of
+
+_STEP = re.compile(r"-+ Iteration\s+(\d+)\(")
 _FLOAT = re.compile(r"-?\d+\.\d+(?:[Ee][-+]?\d+)?")
 _END = "General timing and accounting informations for this job"
 _VECTOR = r"\(\s*(-?[\d.]+)\s*(-?[\d.]+)\s*(-?[\d.]+)\s*\)"
@@ -25,101 +34,91 @@ _BORN = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Outcar:
-    """The numbers of an OUTCAR; None or empty where it has none.
+def parse_outcar(text: str, field_sign: float) -> RunSteps:
+    """Read the text of an OUTCAR; the last geometry of a run that did not end is left out, as it may be cut.
 
-    Attributes:
-        species: of each atom.
-        cell: A, rows, (3, 3).
-        positions: Cartesian, A, (N, 3).
-        forces: eV/A, (N, 3).
-        energy: free energy, eV; the electric enthalpy in a field.
-        stress: as printed, kB, (3, 3).
-        pead_field: EFIELD_PEAD as given, eV/A, (3,).
-        electronic_dipole, ionic_dipole: p[elc] and p[ion] as printed, electrons A, (3,).
-        born: the Born block as printed, rows for fields, e, (N, 3, 3).
-        dielectric: ion-clamped, (3, 3).
-        valences: electrons by element.
-        titles: TITEL of the POTCAR by element.
-        kpoints: automatic mesh.
-        nspin: 1 or 2.
-        scf_accuracy: last change of the energy, eV.
-        iterations, seconds: the cost.
-        version: of VASP.
-        steps: geometries.
-    """
-
-    species: tuple[str, ...]
-    cell: np.ndarray
-    positions: np.ndarray
-    forces: np.ndarray
-    energy: float
-    stress: np.ndarray | None
-    pead_field: np.ndarray
-    electronic_dipole: np.ndarray | None
-    ionic_dipole: np.ndarray | None
-    born: np.ndarray | None
-    dielectric: np.ndarray | None
-    valences: dict[str, float]
-    titles: dict[str, str]
-    kpoints: tuple[int, int, int] | None
-    nspin: int
-    scf_accuracy: float
-    iterations: int
-    seconds: float
-    version: str
-    steps: int
-
-
-def fault(text: str) -> str | None:
-    """Why an OUTCAR holds no finished and converged run, in words; None for one that does."""
-    if match := re.search(r"internal error in subroutine\s+(\w+)", text):
-        return f"VASP stopped in {match[1]}"
-    if _END not in text:
-        return "incomplete output, the run did not end"
-    loops = re.findall(r"aborting loop (because EDIFF is reached|EDIFF was not reached)", text)
-    if not loops or loops[-1].startswith("EDIFF was not"):
-        return "SCF not converged"
-    return None
-
-
-def parse_outcar(text: str) -> Outcar:
-    """Read the text of a finished OUTCAR: its last geometry.
+    Args:
+        text: of the file.
+        field_sign: EFIELD_PEAD over the field.
 
     Raises:
         ValueError: an entry is missing or cut; says which.
     """
+    fault = _fault(text)
+    chunks = _chunks(text)
+    whole = chunks[:-1] if fault else chunks
+    if not whole:
+        return RunSteps((), fault=fault)
+    common = _common(text, field_sign)
+    outputs = tuple(_geometry(chunk, common, number, len(whole)) for number, chunk in enumerate(whole, 1))
+    unconverged = frozenset(number for number, chunk in enumerate(whole, 1) if not _converged(chunk))
+    return RunSteps(outputs, unconverged, fault)
+
+
+def _fault(text: str) -> str | None:
+    if match := re.search(r"internal error in subroutine\s+(\w+)", text):
+        return f"VASP stopped in {match[1]}"
+    return None if _END in text else "incomplete output, the run did not end"
+
+
+def _chunks(text: str) -> list[str]:
+    """The part of each geometry, by the number that its iterations bear."""
+    starts: dict[str, int] = {}
+    for match in _STEP.finditer(text):
+        starts.setdefault(match[1], match.start())
+    places = [*starts.values(), len(text)] if starts else [0, len(text)]
+    return [text[start:end] for start, end in pairwise(places)]
+
+
+def _converged(chunk: str) -> bool:
+    loops = re.findall(r"aborting loop (because EDIFF is reached|EDIFF was not reached)", chunk)
+    return bool(loops) and not loops[-1].startswith("EDIFF was not")
+
+
+@dataclass(frozen=True)
+class _Common:
+    """What all geometries of a run share: the atoms, and the fields of an output."""
+
+    species: tuple[str, ...]
+    values: dict[str, Any]
+
+
+def _common(text: str, field_sign: float) -> _Common:
     counts = [int(n) for n in _last(re.findall(r"ions per type =\s*([\d ]+)", text), "ions per type").split()]
     titles = _titles(text, len(counts))
     names = [_ELEMENT.findall(title)[0] for title in titles]
-    species = tuple(name for name, count in zip(names, counts, strict=True) for _ in range(count))
-    blocks = _POSITIONS.findall(text)
-    atoms = _numbers(_last(blocks, "POSITION and TOTAL-FORCE"), 6)
-    if len(atoms) != len(species):
-        raise ValueError(f"forces of {len(atoms)} atoms, but {len(species)} atoms")
     valences = [float(value) for value in re.findall(r"POMASS\s*=\s*[\d.]+;\s*ZVAL\s*=\s*([\d.]+)", text)]
-    return Outcar(
-        species=species,
-        cell=_numbers(_last(_CELL.findall(text), "direct lattice vectors"), 6)[:, :3],
-        positions=atoms[:, :3],
+    values = {
+        "field": _pead_field(text) / field_sign + 0.0,
+        "valences": dict(zip(names, valences, strict=True)) if len(names) == len(valences) else {},
+        "titles": dict(zip(names, titles, strict=True)),
+        "kpoints": _mesh(text),
+        "nspin": int(match[1]) if (match := re.search(r"ISPIN\s*=\s*([12])", text)) else 1,
+        "seconds": float(match[1]) if (match := re.search(r"Elapsed time \(sec\):\s*([\d.]+)", text)) else 0.0,
+        "version": match[1] if (match := re.match(r"\s*vasp\.([\d.]+\d)", text)) else "",
+    }
+    return _Common(tuple(name for name, count in zip(names, counts, strict=True) for _ in range(count)), values)
+
+
+def _geometry(chunk: str, common: _Common, number: int, steps: int) -> VaspOutput:
+    atoms = _numbers(_last(_POSITIONS.findall(chunk), "POSITION and TOTAL-FORCE"), 6)
+    if len(atoms) != len(common.species):
+        raise ValueError(f"forces of {len(atoms)} atoms, but {len(common.species)} atoms")
+    cell = _numbers(_last(_CELL.findall(chunk), "direct lattice vectors"), 6)[:, :3]
+    return VaspOutput(
+        frame=Frame(species=common.species, positions=atoms[:, :3], cell=cell),
         forces=atoms[:, 3:],
-        energy=float(_last(_ENERGY.findall(text), "free  energy   TOTEN")),
-        stress=_stress(text),
-        pead_field=_pead_field(text),
-        electronic_dipole=_dipole(text, "elc"),
-        ionic_dipole=_dipole(text, "ion"),
-        born=_born(text, len(species)),
-        dielectric=_numbers(blocks[-1], 3) if (blocks := _DIELECTRIC.findall(text)) else None,
-        valences=dict(zip(names, valences, strict=True)) if len(names) == len(valences) else {},
-        titles=dict(zip(names, titles, strict=True)),
-        kpoints=_mesh(text),
-        nspin=int(match[1]) if (match := re.search(r"ISPIN\s*=\s*([12])", text)) else 1,
-        scf_accuracy=_scf_accuracy(text),
-        iterations=len(re.findall(r"-+ Iteration\s+\d+\(", text)),
-        seconds=float(match[1]) if (match := re.search(r"Elapsed time \(sec\):\s*([\d.]+)", text)) else 0.0,
-        version=match[1] if (match := re.match(r"\s*vasp\.([\d.]+\d)", text)) else "",
-        steps=len(_POSITIONS.findall(text)),
+        enthalpy=float(_last(_ENERGY.findall(chunk), "free  energy   TOTEN")),
+        stress=stress_of(_printed_stress(chunk), common.values["field"]),
+        electronic_dipole=_dipole(chunk, "elc"),
+        ionic_dipole=_dipole(chunk, "ion"),
+        born_effective_charges=_born(chunk, len(common.species)),
+        dielectric_tensor=_numbers(blocks[-1], 3) if (blocks := _DIELECTRIC.findall(chunk)) else None,
+        scf_accuracy=_scf_accuracy(chunk),
+        iterations=len(_STEP.findall(chunk)),
+        step=number,
+        steps=steps,
+        **common.values,
     )
 
 
@@ -132,7 +131,7 @@ def _titles(text: str, types: int) -> list[str]:
     raise ValueError(f"no TITEL of a POTCAR for each of the {types} types of atoms")
 
 
-def _stress(text: str) -> np.ndarray | None:
+def _printed_stress(text: str) -> np.ndarray | None:
     lines = re.findall(r"^\s*in kB((?:\s+-?\d+\.\d+){6})", text, re.MULTILINE)
     if not lines:
         return None
@@ -149,8 +148,9 @@ def _pead_field(text: str) -> np.ndarray:
 
 
 def _dipole(text: str, kind: str) -> np.ndarray | None:
+    """With the sign of the physical dipole."""
     vectors = re.findall(rf"p\[{kind}\]=\s*{_VECTOR}", text)
-    return np.array(vectors[-1], dtype=float) if vectors else None
+    return -np.array(vectors[-1], dtype=float) if vectors else None
 
 
 def _born(text: str, atoms: int) -> np.ndarray | None:

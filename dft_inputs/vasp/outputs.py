@@ -20,7 +20,8 @@ from ..records import (
 )
 from ..units import VACUUM_PERMITTIVITY
 from .inputs import FIELD_SIGN
-from .run_output import VaspOutput, VaspOutputError, read_vasp_output
+from .results import VaspOutput, VaspOutputError
+from .run_output import read_vasp_output
 
 _SAME_CELL = 1e-4
 _SAME_PLACE = 1e-3
@@ -36,7 +37,7 @@ def read_vasp_label(
 ) -> LabelledFrame:
     """Label from one run, with what it computed: energy, forces, stress; P with LCALCPOL; Z* and alpha with LEPSILON.
 
-    alpha = eps0 V (eps_inf - 1). Of a run with several geometries the last counts.
+    alpha = eps0 V (eps_inf - 1). Of a run with several geometries the last counts; ``vasp_label`` makes one of any.
 
     Args:
         path: the run's directory, or its OUTCAR or vasprun.xml.
@@ -48,12 +49,34 @@ def read_vasp_label(
     Raises:
         VaspOutputError: see ``read_vasp_output``; also for another structure than ``frame``.
     """
-    output = read_vasp_output(path, field_sign)
+    return vasp_label(read_vasp_output(path, field_sign), path, frame, proposal=proposal, bounds=bounds)
+
+
+def vasp_label(
+    output: VaspOutput,
+    where: Path | str,
+    frame: Frame | None = None,
+    *,
+    proposal: Proposal | None = None,
+    bounds: QualityBounds = DEFAULT_BOUNDS,
+) -> LabelledFrame:
+    """Label from one geometry; see ``read_vasp_label``.
+
+    Args:
+        output: of the geometry.
+        where: its run, for messages.
+        frame: the geometry, with its order of atoms and unwrapped positions; that of the run where None.
+        proposal: where it comes from.
+        bounds: what passes the checks.
+
+    Raises:
+        VaspOutputError: another structure than ``frame``, or a field without a dipole.
+    """
     frame = frame or output.frame
-    order = _order(output.frame, frame, path)
+    order = _order(output.frame, frame, where)
     dipole = _dipole(output, frame)
     if np.any(output.field) and dipole is None:
-        raise VaspOutputError(f"{path}: a run in a field without its dipole: set LCALCPOL")
+        raise VaspOutputError(f"{where}: a run in a field without its dipole: set LCALCPOL")
     charges = output.born_effective_charges
     response = ElectricResponse(
         field=output.field,

@@ -7,30 +7,17 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from ..meshes import Mesh, mesh_of_supercell, resolve_kpoints, supercell_multiples
+from ..meshes import Mesh, check_one_mesh, known_mesh, mesh_for_cell
 
 PotcarLibrary = Literal["PBE", "PBE_52", "PBE_54", "PBE_64", "LDA", "LDA_52", "LDA_54", "LDA_64", "PW91"]
+"""Names of pymatgen."""
 IncarValue = bool | int | float | str | tuple[float, ...]
 
 OWN_TAGS = frozenset(
     {
-        *(
-            "ALGO",
-            "PREC",
-            "ENCUT",
-            "EDIFF",
-            "NELM",
-            "ISMEAR",
-            "SIGMA",
-            "GGA",
-            "LREAL",
-            "LASPH",
-            "ISYM",
-            "NSW",
-            "IBRION",
-        ),
-        *("ISIF", "LWAVE", "LCHARG", "LCALCPOL", "LCALCEPS", "LEPSILON", "LPEAD", "EFIELD_PEAD", "KSPACING", "KGAMMA"),
-        *("EFIELD", "IDIPOL", "LDIPOL", "LMONO", "DIPOL", "LBERRY", "NELECT", "LRPA"),
+        *("ALGO", "PREC", "ENCUT", "EDIFF", "NELM", "ISMEAR", "SIGMA", "GGA", "LREAL", "LASPH", "ISYM", "NSW"),
+        *("IBRION", "ISIF", "LWAVE", "LCHARG", "LCALCPOL", "LCALCEPS", "LEPSILON", "LPEAD", "EFIELD_PEAD", "KSPACING"),
+        *("KGAMMA", "EFIELD", "IDIPOL", "LDIPOL", "LMONO", "DIPOL", "LBERRY", "NELECT", "LRPA"),
     }
 )
 """Tags that a field, the quality of a label or another setting fixes."""
@@ -63,9 +50,7 @@ class VaspSettings(BaseModel):
     sigma: Annotated[float, Field(gt=0, le=0.1)] = 0.01
     nelm: PositiveInt = 200
     gga: str | None = None
-    potcar_functional: Literal["PBE", "PBE_52", "PBE_54", "PBE_64", "LDA", "LDA_52", "LDA_54", "LDA_64", "PW91"] = (
-        "PBE_54"
-    )
+    potcar_functional: PotcarLibrary = "PBE_54"
     potcars: dict[str, str] = {}
     incar: dict[str, IncarValue] = {}
 
@@ -79,8 +64,7 @@ class VaspSettings(BaseModel):
 
     @model_validator(mode="after")
     def _one_mesh(self) -> VaspSettings:
-        if (self.kpoints is None) == (self.kpoint_density is None):
-            raise ValueError("give one of kpoints, e.g. [4, 4, 4], and kpoint_density, e.g. 25 (N_i |a_i| in A)")
+        check_one_mesh(self.kpoints, self.kpoint_density)
         return self
 
     @property
@@ -90,9 +74,7 @@ class VaspSettings(BaseModel):
         Raises:
             ValueError: it follows from a density and a cell; see ``for_cell``.
         """
-        if self.kpoints is None:
-            raise ValueError("kpoint_density gives no mesh before a cell is known; call settings.for_cell(cell)")
-        return self.kpoints
+        return known_mesh(self.kpoints)
 
     @property
     def nspin(self) -> int:
@@ -100,19 +82,8 @@ class VaspSettings(BaseModel):
         return int(self.incar.get("ISPIN", 1))  # type: ignore[arg-type]
 
     def for_cell(self, cell: np.ndarray, parent_cell: np.ndarray | None = None) -> VaspSettings:
-        """The settings with the mesh of one cell, such that every cell of a data set has the same N_i |a_i|.
-
-        Args:
-            cell: lattice vectors as rows, A.
-            parent_cell: of the parent crystal, whose mesh this is. Without one, the cell is its own parent.
-
-        Raises:
-            ValueError: the cell is no supercell of the parent, or its multiple does not divide the mesh.
-        """
-        parent = cell if parent_cell is None else parent_cell
-        mesh = self.kpoints or resolve_kpoints(parent, self.kpoint_density or 0.0)
-        if parent_cell is not None:
-            mesh = mesh_of_supercell(mesh, supercell_multiples(cell, parent_cell))
+        """The settings with the mesh of one cell; arguments and errors of ``meshes.mesh_for_cell``."""
+        mesh = mesh_for_cell(self.kpoints, self.kpoint_density, cell, parent_cell)
         return self.model_copy(update={"kpoints": mesh, "kpoint_density": None})
 
     def identity(self) -> dict[str, Any]:

@@ -3,43 +3,20 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-
-@dataclass(frozen=True)
-class Vasprun:
-    """The numbers of a vasprun.xml; None or empty where it has none. Attributes as in ``Outcar``.
-
-    Attributes:
-        converged: the SCF took fewer than NELM iterations.
-        gap: eV, over the k-points of the run, zero or less for a metal; None without empty bands.
-    """
-
-    species: tuple[str, ...]
-    cell: np.ndarray
-    positions: np.ndarray
-    forces: np.ndarray
-    energy: float
-    stress: np.ndarray | None
-    pead_field: np.ndarray
-    born: np.ndarray | None
-    dielectric: np.ndarray | None
-    valences: dict[str, float]
-    titles: dict[str, str]
-    kpoints: tuple[int, int, int] | None
-    nspin: int
-    scf_accuracy: float
-    iterations: int
-    version: str
-    steps: int
-    converged: bool
-    gap: float | None
+from ..records import Frame
+from .results import RunSteps, VaspOutput, stress_of
 
 
-def parse_vasprun(text: str) -> Vasprun:
-    """Read the text of a vasprun.xml: its last geometry.
+def parse_vasprun(text: str, field_sign: float) -> RunSteps:
+    """Read the text of a whole vasprun.xml; a geometry that took NELM iterations counts as unconverged.
+
+    Args:
+        text: of the file.
+        field_sign: EFIELD_PEAD over the field.
 
     Raises:
         ValueError: not whole, or an entry is missing; says which.
@@ -48,42 +25,61 @@ def parse_vasprun(text: str) -> Vasprun:
         root = ET.fromstring(text)  # noqa: S314  (a file of the user's own)
     except ET.ParseError as error:
         raise ValueError(f"incomplete XML, the run did not end ({error})") from error
-    steps = root.findall("calculation")
-    if not steps:
+    calculations = root.findall("calculation")
+    if not calculations:
         raise ValueError("no calculation")
-    last = steps[-1]
-    cell = _varray(last, "structure/crystal/varray[@name='basis']")
-    fractional = _varray(last, "structure/varray[@name='positions']")
-    forces, born = last.find("varray[@name='forces']"), last.find("array[@name='born_charges']")
-    if forces is None:
-        raise ValueError("no forces")
-    # Responses append iterations of their own after the forces; those are no energies of the ground state.
-    electronic = [element for element in list(last)[: list(last).index(forces)] if element.tag == "scstep"]
-    energies = [_energy(element) for element in electronic]
-    valences, titles = _types(root)
     tags = _tags(root)
-    stress, dielectric = (last.find(f"varray[@name='{name}']") for name in ("stress", "epsilon"))
-    return Vasprun(
-        species=tuple(_text(c) for c in root.findall("atominfo/array[@name='atoms']/set/rc/c[1]")),
-        cell=cell,
-        positions=fractional @ cell,
-        forces=_rows(forces),
-        energy=_energy(last),
-        stress=None if stress is None else _rows(stress),
-        pead_field=_pead_field(tags),
-        born=None if born is None else np.array([_rows(one) for one in born.findall("set")]),
-        dielectric=None if dielectric is None else _rows(dielectric),
-        valences=valences,
-        titles=titles,
-        kpoints=_mesh(root),
-        nspin=int(tags.get("ISPIN", "1")),
+    common = _common(root, tags, field_sign)
+    outputs = tuple(_geometry(one, common, number, len(calculations)) for number, one in enumerate(calculations, 1))
+    most = int(tags.get("NELM", "60"))
+    return RunSteps(outputs, frozenset(output.step for output in outputs if output.iterations >= most))
+
+
+def _common(root: ET.Element, tags: dict[str, str], field_sign: float) -> dict[str, Any]:
+    """Fields of an output that all geometries share, and the species of the atoms."""
+    valences, titles = _types(root)
+    return {
+        "species": tuple(_text(c) for c in root.findall("atominfo/array[@name='atoms']/set/rc/c[1]")),
+        "field": _pead_field(tags) / field_sign + 0.0,
+        "valences": valences,
+        "titles": titles,
+        "kpoints": _mesh(root),
+        "nspin": int(tags.get("ISPIN", "1")),
+        "version": _text(root.find("generator/i[@name='version']")),
+    }
+
+
+def _geometry(calculation: ET.Element, common: dict[str, Any], number: int, steps: int) -> VaspOutput:
+    cell = _needed(calculation, "structure/crystal/varray[@name='basis']")
+    positions = _needed(calculation, "structure/varray[@name='positions']") @ cell
+    energies = _scf_energies(calculation)
+    shared = {name: value for name, value in common.items() if name != "species"}
+    return VaspOutput(
+        frame=Frame(species=common["species"], positions=positions, cell=cell),
+        enthalpy=_energy(calculation),
+        forces=_needed(calculation, "varray[@name='forces']"),
+        stress=stress_of(_rows(calculation.find("varray[@name='stress']")), common["field"]),
+        born_effective_charges=_born(calculation),
+        dielectric_tensor=_rows(calculation.find("varray[@name='epsilon']")),
         scf_accuracy=abs(energies[-1] - energies[-2]) if len(energies) > 1 else 0.0,
         iterations=len(energies),
-        version=_text(root.find("generator/i[@name='version']")),
-        steps=len(steps),
-        converged=len(energies) < int(tags.get("NELM", "60")),
-        gap=_gap(last),
+        step=number,
+        steps=steps,
+        gap=_gap(calculation),
+        **shared,
     )
+
+
+def _scf_energies(calculation: ET.Element) -> list[float]:
+    """Of the ground state: responses append iterations of their own after the forces."""
+    names = [element.attrib.get("name") for element in calculation]
+    before = list(calculation)[: names.index("forces")] if "forces" in names else list(calculation)
+    return [_energy(element) for element in before if element.tag == "scstep"]
+
+
+def _born(calculation: ET.Element) -> np.ndarray | None:
+    found = calculation.find("array[@name='born_charges']")
+    return None if found is None else np.array([_rows(one) for one in found.findall("set")])
 
 
 def _tags(root: ET.Element) -> dict[str, str]:
@@ -127,15 +123,15 @@ def _energy(element: ET.Element) -> float:
     return float(_text(element.find("energy/i[@name='e_fr_energy']")))
 
 
-def _varray(element: ET.Element, path: str) -> np.ndarray:
-    found = element.find(path)
-    if found is None:
+def _needed(element: ET.Element, path: str) -> np.ndarray:
+    rows = _rows(element.find(path))
+    if rows is None:
         raise ValueError(f"no entry {path}")
-    return _rows(found)
+    return rows
 
 
-def _rows(element: ET.Element) -> np.ndarray:
-    return np.array([_text(row).split() for row in element.findall("v")], dtype=float)
+def _rows(element: ET.Element | None) -> np.ndarray | None:
+    return None if element is None else np.array([_text(row).split() for row in element.findall("v")], dtype=float)
 
 
 def _text(element: ET.Element | None) -> str:

@@ -19,7 +19,8 @@ from ..records import FieldPoint, Frame
 from ..stencil import ZERO
 from .inputs import VASP_STEP, field_incar, response_incar, static_incar, write_inputs
 from .outputs import read_vasp_label, vasp_point
-from .run_output import VaspOutput, read_vasp_output
+from .results import VaspOutput
+from .run_output import read_vasp_output
 from .settings import VaspSettings
 
 PLUS, MINUS, UP, DOWN, RESPONSE = "plus_z", "minus_z", "oxygen_up", "oxygen_down", "dfpt"

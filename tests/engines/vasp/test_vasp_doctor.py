@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from fieldloop.dft_inputs.records import Frame
 from fieldloop.dft_inputs.vasp import verdict
-from fieldloop.dft_inputs.vasp.run_output import VaspOutputError
+from fieldloop.dft_inputs.vasp.results import VaspOutputError
 from fieldloop.workflows.cli import app
 from fieldloop.workflows.vasp_doctor import examine_vasp
 from typer.testing import CliRunner

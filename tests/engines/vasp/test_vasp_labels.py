@@ -6,11 +6,15 @@ from pathlib import Path
 import ase
 import numpy as np
 import pytest
+from fieldloop.dft_inputs.formats.entries import Unreadable
+from fieldloop.dft_inputs.formats.vasp_runs import read_labels
 from fieldloop.dft_inputs.polarization import fold, quantum_lattice
 from fieldloop.dft_inputs.stencil import Stencil
 from fieldloop.dft_inputs.vasp.labels import label_vasp_runs
 from fieldloop.dft_inputs.vasp.outputs import read_vasp_label
-from fieldloop.dft_inputs.vasp.run_output import VaspOutputError, read_vasp_output
+from fieldloop.dft_inputs.vasp.results import VaspOutputError
+from fieldloop.dft_inputs.vasp.run_output import read_vasp_output
+from fieldloop.workflows.data_card import trajectory_of
 
 STENCIL = Stencil(step=0.01)
 ASE_FILES = Path(ase.__file__).parent / "test" / "testdata" / "vasp"
@@ -214,3 +218,60 @@ def test_real_outcar_without_responses():
     assert label.response.stress == pytest.approx(atoms.get_stress(voigt=False), rel=1e-4)
     assert label.response.enthalpy == pytest.approx(atoms.get_potential_energy(force_consistent=True))
     assert label.response.labels == ("enthalpy", "forces", "stress")
+
+
+def relaxation(synthetic, directory, xml=True, **setup):
+    """Three geometries, the last without displacements of the third atom."""
+    shifts = [scale * synthetic.SHIFT for scale in (2.0, 1.0, 0.5)]
+    crystals = [synthetic.Crystal(shift=shift) for shift in shifts]
+    setup = synthetic.Setup(ibrion=2, **setup)
+    return crystals, synthetic.write_run(directory, crystals, np.zeros(3), xml=xml, setup=setup)
+
+
+@pytest.mark.parametrize("xml", [True, False])
+@pytest.mark.parametrize("dipoles", [True, False])
+def test_every_geometry_of_a_relaxation_is_a_label(synthetic, tmp_path, xml, dipoles):
+    crystals, run = relaxation(synthetic, tmp_path / "relax", xml, dipoles=dipoles)
+    labels = list(read_labels(tmp_path))
+    assert len({label.label_id for label in labels}) == 3
+    order = list(synthetic.GROUPED)
+    for label, crystal in zip(labels, crystals, strict=True):
+        assert label.response.enthalpy == pytest.approx(crystal.enthalpy(np.zeros(3)), abs=1e-6)
+        assert label.response.forces == pytest.approx(crystal.forces(np.zeros(3))[order], abs=1e-6)
+        moved = fold(label.frame.positions - crystal.positions[order], synthetic.CELL)
+        assert np.abs(moved).max() < 1e-4
+        assert label.response.stress is not None
+        assert (label.response.polarization is not None) is dipoles
+        assert label.proposal.parent_frame_id == labels[0].frame.frame_id
+    assert len({trajectory_of(label) for label in labels}) == 1
+    assert read_vasp_label(run).response == labels[-1].response
+
+
+def test_dynamics_that_were_cut_off_give_what_is_whole(synthetic, tmp_path):
+    """Cut anywhere: whole geometries alone, and a line that says that the run did not end."""
+    _, run = relaxation(synthetic, tmp_path / "relax")
+    wanted, text = list(read_labels(run)), (run / "OUTCAR").read_text()
+    starts = [text.index(f"Iteration {number:6d}(") for number in (1, 2, 3)]
+    for end in range(200, len(text) - 200, 397):
+        (run / "OUTCAR").write_text(text[:end])
+        whole = sum(end > start + 30 for start in starts) - 1
+        *labels, told = read_labels(run)
+        assert isinstance(told, Unreadable)
+        assert "the run did not end" in told.reason
+        assert len(labels) == max(whole, 0)
+        for label, other in zip(labels, wanted, strict=False):
+            assert label.response.forces == pytest.approx(other.response.forces, abs=1e-6)
+            assert label.response.enthalpy == other.response.enthalpy
+        with pytest.raises(VaspOutputError, match="did not end"):
+            read_vasp_output(run)
+
+
+def test_an_unconverged_geometry_is_left_out(synthetic, tmp_path):
+    _, run = relaxation(synthetic, tmp_path / "relax")
+    text = (run / "OUTCAR").read_text()
+    second = text.index("aborting loop", text.index("Iteration      2("))
+    worse = text[second:].replace("because EDIFF is reached", "EDIFF was not reached (unconverged)  ", 1)
+    (run / "OUTCAR").write_text(text[:second] + worse)
+    first, told, third = read_labels(run)
+    assert (told.where, told.reason) == (f"{run}, geometry 2", "SCF not converged in 9 iterations")
+    assert isinstance(first, type(third))
