@@ -1,8 +1,8 @@
 """Pseudopotential files: which one an element gets, what its header says, its hash and that of its family.
 
-Read are UPF version 1 and 2 and the Goedecker files (``.gth``, ABINIT pspcod 10) that pw.x takes. Files are known by
-content (SHA-256): a label does not depend on where a file lies. A family is one file for each element: those of a
-folder, or those that are named where the folder holds several.
+Read are UPF version 1 and 2, the Goedecker files (``.gth``, pspcod 10) that pw.x and ABINIT take, and ABINIT's own
+``.psp8`` (ONCV) and ``.hgh``. Files are known by content (SHA-256): a label does not depend on where a file lies. A
+family is one file for each element: those of a folder, or those that are named where the folder holds several.
 """
 
 from __future__ import annotations
@@ -17,11 +17,15 @@ from ase.data import chemical_symbols
 from pydantic import BaseModel, ConfigDict
 
 SUFFIXES = (".upf", ".gth")
+"""Of the files that pw.x takes."""
+_ABINIT_KINDS = {".hgh": 3, ".psp8": 8}
+"""``pspcod`` of ABINIT's own files."""
 _KINDS: dict[str, Literal["NC", "US", "PAW"]] = {"NC": "NC", "SL": "NC", "US": "US", "USPP": "US", "PAW": "PAW"}
 _FUNCTIONALS = {"SLA PZ": "PZ", "SLA PW": "PW", "SLA PW PBX PBC": "PBE", "SLA PW PBE PBE": "PBE",
                 "SLA PW PSX PSC": "PBESOL"}  # fmt: skip
 _GTH_FUNCTIONALS = {1: "PZ", 7: "PW", 11: "PBE", 18: "BLYP", -101130: "PBE"}
 """``pspxc`` as pw.x 6.7 reads it; other codes stop it."""
+_ABINIT_FUNCTIONALS = {**_GTH_FUNCTIONALS, 2: "PZ", -1012: "PW", -116133: "PBESOL"}
 _RELATIVISTIC: dict[str, Literal["no", "scalar", "full"]] = {
     "no": "no", "non": "no", "scalar": "scalar", "full": "full", "fully": "full"
 }  # fmt: skip
@@ -67,7 +71,7 @@ class Pseudopotential(BaseModel):
 
 
 def read_pseudopotential(path: Path) -> Pseudopotential:
-    """Read the header of a UPF or ``.gth`` file.
+    """Read the header of a UPF, ``.gth``, ``.psp8`` or ``.hgh`` file.
 
     Raises:
         PseudopotentialError: the file is missing, or its header cannot be understood.
@@ -76,18 +80,26 @@ def read_pseudopotential(path: Path) -> Pseudopotential:
         content = path.read_bytes()
     except OSError as error:
         raise PseudopotentialError(f"cannot read the pseudopotential {path}: {error.strerror}") from error
-    text = content.decode("utf-8", errors="replace")
+    text, suffix = content.decode("utf-8", errors="replace"), path.suffix.lower()
     try:
-        header = _gth_header(text) if path.suffix.lower() == ".gth" else _upf_header(text)
+        if suffix in _ABINIT_KINDS:
+            header = _abinit_header(text, _ABINIT_KINDS[suffix])
+        else:
+            header = _gth_header(text) if suffix == ".gth" else _upf_header(text)
     except _UnknownFunctional as error:
         raise PseudopotentialError(f"{path} has pspxc {error}, which pw.x does not know; name another file") from error
     except (ValueError, IndexError, KeyError) as error:
-        raise PseudopotentialError(f"{path} is no readable UPF or .gth file; replace it") from error
+        kind = suffix if suffix in _ABINIT_KINDS else "UPF or .gth"
+        raise PseudopotentialError(f"{path} is no readable {kind} file; replace it") from error
     return Pseudopotential(path=path, sha256=hashlib.sha256(content).hexdigest(), **header)
 
 
 def find_pseudopotentials(
-    directory: Path | str, elements: Iterable[str], names: Mapping[str, str] | None = None
+    directory: Path | str,
+    elements: Iterable[str],
+    names: Mapping[str, str] | None = None,
+    *,
+    suffixes: tuple[str, ...] = SUFFIXES,
 ) -> dict[str, Pseudopotential]:
     """Choose one norm-conserving file for each element.
 
@@ -95,6 +107,7 @@ def find_pseudopotentials(
         directory: folder with the files.
         elements: chemical symbols, repeats allowed.
         names: file name by element, where the choice is not obvious.
+        suffixes: of the files to choose among.
 
     Returns:
         By element, in alphabetical order.
@@ -106,7 +119,7 @@ def find_pseudopotentials(
     folder, names = Path(directory).expanduser(), names or {}
     if not folder.is_dir():
         raise PseudopotentialError(f"the pseudopotential folder {folder} does not exist; set pseudo_dir")
-    chosen = {element: _choose(folder, element, names.get(element)) for element in sorted(set(elements))}
+    chosen = {element: _choose(folder, element, names.get(element), suffixes) for element in sorted(set(elements))}
     functionals = {p.functional for p in chosen.values() if p.functional}
     if len(functionals) > 1:
         listed = ", ".join(f"{p.path.name} ({p.functional})" for p in chosen.values())
@@ -120,13 +133,14 @@ def family_hash(family: Mapping[str, Pseudopotential]) -> str:
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]
 
 
-def _choose(folder: Path, element: str, name: str | None) -> Pseudopotential:
+def _choose(folder: Path, element: str, name: str | None, suffixes: tuple[str, ...]) -> Pseudopotential:
     if name is not None:
         return _accepted(read_pseudopotential(folder / name), element)
     pattern = re.compile(rf"{element}(?![a-z])", re.IGNORECASE if len(element) > 1 else 0)
-    files = [f for f in sorted(folder.iterdir()) if f.suffix.lower() in SUFFIXES and pattern.match(f.name)]
+    files = [f for f in sorted(folder.iterdir()) if f.suffix.lower() in suffixes and pattern.match(f.name)]
     if not files:
-        raise PseudopotentialError(f"no pseudopotential for {element} in {folder}; put a {element}*.upf or .gth there")
+        wanted = f"{element}*{' or '.join(suffixes)}"
+        raise PseudopotentialError(f"no pseudopotential for {element} in {folder}; put a {wanted} there")
     # Copies of one file under two names are one file.
     found = list({p.sha256: p for p in (read_pseudopotential(f) for f in reversed(files))}.values())[::-1]
     usable = [p for p in found if p.usable] or found
@@ -201,4 +215,20 @@ def _gth_header(text: str) -> dict:
         "z_valence": float(z_ion),
         "functional": _GTH_FUNCTIONALS[functional],
         "kind": "NC",
+    }
+
+
+def _abinit_header(text: str, kind: int) -> dict:
+    """Lines 2 and 3 as of ``.gth``; an ONCV file with spin-orbit projectors says so in line 6."""
+    lines = text.splitlines()
+    z_atom, z_ion = lines[1].split()[:2]
+    code, functional = (int(word) for word in lines[2].split()[:2])
+    if code != kind:
+        raise ValueError(f"pspcod {code}")
+    return {
+        "element": chemical_symbols[round(float(z_atom))],
+        "z_valence": float(z_ion),
+        "functional": _ABINIT_FUNCTIONALS.get(functional, f"ixc {functional}"),
+        "kind": "NC",
+        "spin_orbit": kind == 8 and int(lines[5].split()[0]) >= 2,
     }
