@@ -25,10 +25,10 @@ demo: install
 	@sh examples/install_codes.sh pw.x
 	$(RUN_ENV) $(BIN)/fieldloop loop examples/alas/loop.yaml
 
-# Files stay together, as their tests share DFT runs; more than four at a time want much memory.
+# More than four at a time want much memory.
 test: install
 	@sh examples/install_codes.sh pw.x abinit
-	$(RUN_ENV) $(BIN)/python -m pytest -q -m "not slow" -n auto --maxprocesses 4 --dist loadfile --cov --cov-report=term:skip-covered
+	$(RUN_ENV) $(BIN)/python -m pytest -q -m "not slow" -n auto --maxprocesses 4 --dist worksteal --cov --cov-report=term:skip-covered
 
 test-all: test lint types
 	$(RUN_ENV) $(BIN)/python -m pytest -q -m slow
