@@ -18,7 +18,9 @@ from jobflow.core.maker import Maker
 from jobflow.core.reference import OnMissing
 from pymatgen.core import Lattice, Structure
 
-from ..dft_inputs.records import Frame, LabelledFrame, Proposal, Provenance
+from ..dft_inputs.errors import failure_words
+from ..dft_inputs.pseudopotentials import Pseudopotential
+from ..dft_inputs.records import Frame, LabelledFrame, Proposal
 from ..dft_inputs.stencil import ZERO, Stencil
 from ..dft_inputs.vasp.inputs import (
     VASP_STEP,
@@ -26,13 +28,13 @@ from ..dft_inputs.vasp.inputs import (
     Method,
     field_incar,
     grouped,
+    planned_provenance,
     response_incar,
-    vasp_inputs_hash,
     vasp_label_id,
-    vasp_settings_hash,
 )
 from ..dft_inputs.vasp.labels import label_vasp_runs
 from ..dft_inputs.vasp.outputs import read_vasp_label
+from ..dft_inputs.vasp.potcars import find_potcars, potcar_library
 from ..dft_inputs.vasp.results import VaspOutputError
 from ..dft_inputs.vasp.settings import VaspSettings
 from .keys import content_job, content_key
@@ -74,6 +76,27 @@ class VaspLabelMaker(Maker):
     def for_parent(self, parent: Frame) -> VaspLabelMaker:
         """This maker for the frames of one data set, whose mesh is that of the parent."""
         return replace(self, parent_cell=tuple(tuple(map(float, vector)) for vector in parent.cell))
+
+    def potcars(self, frame: Frame) -> dict[str, Pseudopotential]:
+        """The POTCAR files of pymatgen's library here, so that the label has the name that an engine gives it.
+
+        Empty where there is no library: it may lie on the machine that runs VASP alone, and names are all one knows.
+
+        Raises:
+            PseudopotentialError: there is one, but not with these files.
+        """
+        return find_potcars(None, frame.species, self.settings) if potcar_library() else {}
+
+    def _plan(self, frame: Frame, stencil: Stencil | Method, proposal: Proposal | None) -> LabelledFrame:
+        """The label as far as it is known before anything is run; it has failed until the runs say otherwise."""
+        settings, potcars = self.settings_for(frame), self.potcars(frame)
+        return LabelledFrame(
+            label_id=vasp_label_id(frame, settings, stencil, potcars),
+            frame=frame,
+            status="failed",
+            proposal=proposal or Proposal(origin="import"),
+            provenance=planned_provenance(settings, stencil, potcars),
+        )
 
     def _run(self, frame: Frame, incar: Incar, point: str, identity: str, prev_dir: Any = None) -> Job:
         """One run of VASP by atomate2, known by its content."""
@@ -120,7 +143,7 @@ class FiniteFieldVaspMaker(VaspLabelMaker):
         Raises:
             ValueError: no mesh for this cell.
         """
-        return vasp_label_id(frame, self.settings_for(frame), self.stencil_at(field))
+        return vasp_label_id(frame, self.settings_for(frame), self.stencil_at(field), self.potcars(frame))
 
     def make(
         self,
@@ -142,13 +165,14 @@ class FiniteFieldVaspMaker(VaspLabelMaker):
             ValueError: a field too small for VASP, or no mesh for this cell.
         """
         frame, base = as_frame(frame), tuple(map(float, field))
-        settings, identity = self.settings_for(frame), self.label_id(frame, base)
+        settings, stencil = self.settings_for(frame), self.stencil_at(base)
+        plan = self._plan(frame, stencil, proposal)
         runs: dict[str, Job] = {}
-        for name, applied in self.stencil_at(base).points().items():
+        for name, applied in stencil.points().items():
             start = runs[ZERO].output.dir_name if runs else None
-            runs[name] = self._run(frame, field_incar(settings, applied), name, identity, start)
+            runs[name] = self._run(frame, field_incar(settings, applied), name, plan.label_id, start)
         folders = {name: run.output.dir_name for name, run in runs.items()}
-        return _flow(runs, _collect_stencil(frame, self, proposal, base, folders), identity, self.name)
+        return _flow(runs, _collect_stencil(self, plan, base, folders), plan.label_id, self.name)
 
 
 @dataclass
@@ -168,7 +192,7 @@ class VaspDfptLabelMaker(VaspLabelMaker):
         Raises:
             ValueError: no mesh for this cell.
         """
-        return vasp_label_id(frame, self.settings_for(frame), self.method)
+        return vasp_label_id(frame, self.settings_for(frame), self.method, self.potcars(frame))
 
     def make(self, frame: Frame | Atoms | Structure, proposal: Proposal | None = None) -> Flow:
         """A flow whose output is the ``LabelledFrame``; a finished run is found in the store.
@@ -182,10 +206,9 @@ class VaspDfptLabelMaker(VaspLabelMaker):
             ValueError: no mesh for this cell.
         """
         frame = as_frame(frame)
-        settings, identity = self.settings_for(frame), self.label_id(frame)
-        run = self._run(frame, response_incar(settings, self.method), "response", identity)
-        collecting = _collect_response(frame, self, proposal, run.output.dir_name)
-        return _flow({"response": run}, collecting, identity, self.name)
+        plan = self._plan(frame, self.method, proposal)
+        run = self._run(frame, response_incar(self.settings_for(frame), self.method), "response", plan.label_id)
+        return _flow({"response": run}, _collect_response(plan, run.output.dir_name), plan.label_id, self.name)
 
 
 def input_set_generator(settings: VaspSettings, incar: Incar, species: Sequence[str]) -> Any:
@@ -229,37 +252,30 @@ def _flow(runs: dict[str, Job], collecting: Job, identity: str, name: str) -> Fl
 
 @job
 def _collect_stencil(
-    frame: Frame,
     maker: FiniteFieldVaspMaker,
-    proposal: Proposal | None,
+    plan: LabelledFrame,
     field: tuple[float, float, float],
     folders: dict[str, str | None],
 ) -> LabelledFrame:
     """The label from the runs of a stencil, or why there is none."""
-    stencil, settings = maker.stencil_at(field), maker.settings_for(frame)
-    inputs = vasp_inputs_hash(settings, stencil)
     try:
         runs = {name: _folder(folder, name) for name, folder in folders.items()}
-        label = label_vasp_runs(runs, stencil, frame, proposal=proposal)
+        label = label_vasp_runs(runs, maker.stencil_at(field), plan.frame, proposal=plan.proposal)
     except VaspOutputError as error:
-        return _failed(frame, maker.label_id(frame, field), settings, inputs, proposal, error)
-    return _identified(label, maker.label_id(frame, field), settings, inputs)
+        return _failed(plan, error)
+    return _identified(label, plan)
 
 
 @job
-def _collect_response(
-    frame: Frame, maker: VaspDfptLabelMaker, proposal: Proposal | None, folder: str | None
-) -> LabelledFrame:
+def _collect_response(plan: LabelledFrame, folder: str | None) -> LabelledFrame:
     """The label from a response run, or why there is none."""
-    settings = maker.settings_for(frame)
-    inputs = vasp_inputs_hash(settings, maker.method)
     try:
-        label = read_vasp_label(_folder(folder, "response"), frame, proposal=proposal)
+        label = read_vasp_label(_folder(folder, "response"), plan.frame, proposal=plan.proposal)
         if label.response.born_effective_charges is None or label.response.polarizability is None:
             raise VaspOutputError(f"{folder}: the run has no Born charges or no dielectric tensor")
     except VaspOutputError as error:
-        return _failed(frame, maker.label_id(frame), settings, inputs, proposal, error)
-    return _identified(label, maker.label_id(frame), settings, inputs)
+        return _failed(plan, error)
+    return _identified(label, plan)
 
 
 def _folder(folder: str | None, point: str) -> Path:
@@ -269,28 +285,21 @@ def _folder(folder: str | None, point: str) -> Path:
     return Path(folder.split(":", 1)[-1])
 
 
-def _identified(label: LabelledFrame, identity: str, settings: VaspSettings, inputs: str) -> LabelledFrame:
-    provenance = label.provenance.model_copy(
-        update={
-            "protocol": settings.protocol,
-            "inputs_hash": inputs,
-            "settings_hash": vasp_settings_hash(settings),
-            "kpoints": settings.mesh,
-            "directory": recorded(Path.cwd()),
-        }
-    )
-    return label.model_copy(update={"label_id": identity, "provenance": provenance})
+def _identified(label: LabelledFrame, plan: LabelledFrame) -> LabelledFrame:
+    """The label under its name, with what was known of it before."""
+    planned = plan.provenance
+    known = {
+        "protocol": planned.protocol,
+        "inputs_hash": planned.inputs_hash,
+        "settings_hash": planned.settings_hash,
+        "kpoints": planned.kpoints,
+        # The titles of the files stay where their content is not at hand.
+        "pseudopotentials": planned.pseudopotentials or label.provenance.pseudopotentials,
+        "pseudopotential_family": planned.pseudopotential_family,
+        "directory": recorded(Path.cwd()),
+    }
+    return label.model_copy(update={"label_id": plan.label_id, "provenance": label.provenance.model_copy(update=known)})
 
 
-def _failed(
-    frame: Frame, identity: str, settings: VaspSettings, inputs: str, proposal: Proposal | None, error: VaspOutputError
-) -> LabelledFrame:
-    label = LabelledFrame(
-        label_id=identity,
-        frame=frame,
-        status="failed",
-        failure=" ".join(str(error).split()),
-        proposal=proposal or Proposal(origin="import"),
-        provenance=Provenance(code="vasp"),
-    )
-    return _identified(label, identity, settings, inputs)
+def _failed(plan: LabelledFrame, error: VaspOutputError) -> LabelledFrame:
+    return _identified(plan.model_copy(update={"failure": failure_words(error)}), plan)

@@ -17,10 +17,13 @@ from typing import Any, Literal
 import numpy as np
 
 from ..files import write_atomically
-from ..records import Frame
+from ..pseudopotentials import Pseudopotential, family_hash
+from ..records import Frame, Provenance
 from ..stencil import Stencil
 from .settings import IncarValue, VaspSettings
 
+CODE = "vasp"
+"""In the provenance of labels."""
 FIELD_SIGN = -1.0
 """EFIELD_PEAD over the field. It is documented as a force field in eV/A: what pushes an electron, against E.
 
@@ -135,36 +138,65 @@ def write_inputs(directory: Path, frame: Frame, settings: VaspSettings, incar: M
         incar: tags.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    texts = {"INCAR": incar_text(incar), "KPOINTS": kpoints_text(settings), "POSCAR": poscar_text(frame)}
-    for name, text in texts.items():
+    for name, text in input_texts(frame, settings, incar).items():
         write_atomically(directory / name, text)
 
 
-def vasp_label_id(frame: Frame, settings: VaspSettings, stencil: Stencil | Method) -> str:
-    """Name of a label: hash of the geometry and of what determines its numbers.
+def input_texts(frame: Frame, settings: VaspSettings, incar: Mapping[str, IncarValue]) -> dict[str, str]:
+    """The text of each input file but POTCAR, by its name."""
+    return {"INCAR": incar_text(incar), "KPOINTS": kpoints_text(settings), "POSCAR": poscar_text(frame)}
 
-    POTCAR files enter by library and name, as their content is licensed.
+
+def vasp_label_id(
+    frame: Frame, settings: VaspSettings, stencil: Stencil | Method, potcars: Mapping[str, Pseudopotential]
+) -> str:
+    """Name of a label: hash of the geometry and of what determines its numbers.
 
     Args:
         frame: the geometry.
         settings: level of theory, with a mesh.
         stencil: field points, or the method of a response in one run.
+        potcars: the file of each element; empty where they are not at hand.
     """
-    return _hash({"frame": frame.frame_id, "inputs": vasp_inputs_hash(settings, stencil)})[:16]
+    return _hash({"frame": frame.frame_id, "inputs": vasp_inputs_hash(settings, stencil, potcars)})[:16]
 
 
-def vasp_inputs_hash(settings: VaspSettings, stencil: Stencil | Method) -> str:
-    """Hash of the level of theory and the fields."""
+def vasp_inputs_hash(settings: VaspSettings, stencil: Stencil | Method, potcars: Mapping[str, Pseudopotential]) -> str:
+    """Hash of the level of theory and the fields.
+
+    POTCAR files enter by their content; by library and name where they are not at hand.
+    """
     fields: Any = stencil
     if isinstance(stencil, Stencil):
         fields = {name: [float(v) for v in field] for name, field in stencil.points().items()}
-    return _hash({"code": "vasp", "settings": settings.identity(), "fields": fields})
+    identity = settings.identity()
+    if potcars:
+        named = {"potcars": {element: one.sha256 for element, one in potcars.items()}, "potcar_functional": None}
+        identity |= named
+    return _hash({"code": CODE, "settings": identity, "fields": fields})
 
 
-def vasp_settings_hash(settings: VaspSettings) -> str:
-    """Hash of the settings that all labels of a data set share; the mesh and the POTCAR files are compared apart."""
-    left_out = ("kpoints", "potcars")
-    return _hash({key: value for key, value in settings.identity().items() if key not in left_out})[:16]
+def planned_provenance(
+    settings: VaspSettings, stencil: Stencil | Method, potcars: Mapping[str, Pseudopotential]
+) -> Provenance:
+    """What is known of a label before anything is run.
+
+    Args:
+        settings: level of theory, with a mesh.
+        stencil: field points, or the method of a response in one run.
+        potcars: the file of each element; empty where they are not at hand.
+    """
+    # The mesh and the files are compared apart.
+    shared = {name: value for name, value in settings.identity().items() if name not in ("kpoints", "potcars")}
+    return Provenance(
+        code=CODE,
+        protocol=settings.protocol,
+        inputs_hash=vasp_inputs_hash(settings, stencil, potcars),
+        settings_hash=_hash(shared)[:16],
+        kpoints=settings.mesh,
+        pseudopotentials={element: one.sha256 for element, one in potcars.items()},
+        pseudopotential_family=family_hash(potcars) if potcars else "",
+    )
 
 
 def _hash(content: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from ..labelling import assemble_points, on_branch_of_zero
 from ..quality import DEFAULT_BOUNDS, QualityBounds
 from ..records import ElectricResponse, Frame, LabelledFrame, Proposal, imported_label_id
 from ..stencil import ZERO, Stencil
-from .inputs import FIELD_SIGN
+from .inputs import CODE, FIELD_SIGN
 from .outputs import electrons_per_quantum, vasp_point, vasp_provenance
 from .results import VaspOutputError
 from .run_output import read_vasp_output
@@ -72,7 +72,7 @@ def label_vasp_runs(
     )
     check_conventions(labels.response)
     return LabelledFrame(
-        label_id=imported_label_id("vasp", frame, labels.response),
+        label_id=imported_label_id(CODE, frame, labels.response),
         frame=frame,
         response=labels.response,
         field_points=tuple(labels.points.values()),

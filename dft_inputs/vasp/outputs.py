@@ -19,7 +19,7 @@ from ..records import (
     imported_label_id,
 )
 from ..units import VACUUM_PERMITTIVITY
-from .inputs import FIELD_SIGN
+from .inputs import CODE, FIELD_SIGN
 from .results import VaspOutput, VaspOutputError
 from .run_output import read_vasp_output
 
@@ -89,7 +89,7 @@ def vasp_label(
         polarizability=_polarizability(output),
     )
     return LabelledFrame(
-        label_id=imported_label_id("vasp", frame, response),
+        label_id=imported_label_id(CODE, frame, response),
         frame=frame,
         response=response,
         proposal=proposal or Proposal(origin="import"),
@@ -189,7 +189,7 @@ def vasp_provenance(*outputs: VaspOutput) -> Provenance:
     """Provenance of a label from runs, the first of which is at zero field."""
     zero = outputs[0]
     return Provenance(
-        code="vasp",
+        code=CODE,
         code_version=zero.version,
         protocol="import",
         kpoints=zero.kpoints,

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from ..errors import Failure
 from .inputs import FIELD_SIGN
 from .outcar import parse_outcar
 from .results import RunSteps, VaspOutput, VaspOutputError
@@ -32,7 +33,7 @@ def read_vasp_output(path: Path | str, field_sign: float = FIELD_SIGN) -> VaspOu
         raise VaspOutputError(run.fault)
     last = run.outputs[-1]
     if last.step in run.unconverged:
-        raise VaspOutputError(f"{path}: SCF not converged in {last.iterations} iterations")
+        raise VaspOutputError(f"{path}: SCF not converged in {last.iterations} iterations", Failure.STAGNANT)
     return last
 
 

@@ -22,6 +22,13 @@ OWN_TAGS = frozenset(
 )
 """Tags that a field, the quality of a label or another setting fixes."""
 
+_PROTOCOLS: dict[str, dict[str, Any]] = {
+    # For smoke tests; neither cutoff nor mesh is converged.
+    "fast": {"encut": 300.0, "kpoints": (2, 2, 2), "ediff": 1e-7},
+    # 1.3 times the largest ENMAX of most PAW files, as Pulay stress asks; the mesh is that of ``standard`` for pw.x.
+    "standard": {"encut": 520.0, "kpoint_density": 25.0, "ediff": 1e-8},
+}
+
 
 class VaspSettings(BaseModel):
     """Everything that determines the numbers of a label, apart from the frame, the POTCAR files and the stencil.
@@ -66,6 +73,20 @@ class VaspSettings(BaseModel):
     def _one_mesh(self) -> VaspSettings:
         check_one_mesh(self.kpoints, self.kpoint_density)
         return self
+
+    @classmethod
+    def from_protocol(cls, name: str, **overrides: Any) -> VaspSettings:
+        """A named level of theory, with single settings replaced.
+
+        Raises:
+            ValueError: unknown protocol, unknown or invalid setting.
+        """
+        if name not in _PROTOCOLS:
+            raise ValueError(f"unknown protocol {name!r} of VASP; there are {', '.join(_PROTOCOLS)}")
+        settings = {"protocol": name, **_PROTOCOLS[name]}
+        if overrides.keys() & {"kpoints", "kpoint_density"}:
+            settings = {key: value for key, value in settings.items() if key not in ("kpoints", "kpoint_density")}
+        return cls(**{**settings, **overrides})
 
     @property
     def mesh(self) -> Mesh:

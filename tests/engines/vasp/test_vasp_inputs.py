@@ -85,16 +85,16 @@ def test_bad_settings_are_refused(wrong, reason):
 def test_identity(synthetic):
     frame, stencil = synthetic.Crystal().frame, Stencil(step=0.01)
     same = VaspSettings(kpoints=(4, 4, 3), protocol="another name", nelm=60)
-    assert vasp_label_id(frame, same, stencil) == vasp_label_id(frame, SETTINGS, stencil)
+    assert vasp_label_id(frame, same, stencil, {}) == vasp_label_id(frame, SETTINGS, stencil, {})
     others = [
-        vasp_label_id(frame, VaspSettings(kpoints=(4, 4, 4)), stencil),
-        vasp_label_id(frame, SETTINGS.model_copy(update={"encut": 600.0}), stencil),
-        vasp_label_id(frame, SETTINGS.model_copy(update={"potcars": {"O": "O_s"}}), stencil),
-        vasp_label_id(frame, SETTINGS, Stencil(step=0.02)),
-        vasp_label_id(frame, SETTINGS, "dfpt"),
-        vasp_label_id(frame, SETTINGS, "finite-field"),
+        vasp_label_id(frame, VaspSettings(kpoints=(4, 4, 4)), stencil, {}),
+        vasp_label_id(frame, SETTINGS.model_copy(update={"encut": 600.0}), stencil, {}),
+        vasp_label_id(frame, SETTINGS.model_copy(update={"potcars": {"O": "O_s"}}), stencil, {}),
+        vasp_label_id(frame, SETTINGS, Stencil(step=0.02), {}),
+        vasp_label_id(frame, SETTINGS, "dfpt", {}),
+        vasp_label_id(frame, SETTINGS, "finite-field", {}),
     ]
-    assert len({vasp_label_id(frame, SETTINGS, stencil), *others}) == 7
+    assert len({vasp_label_id(frame, SETTINGS, stencil, {}), *others}) == 7
 
 
 def test_mesh_of_a_supercell(synthetic):
