@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ..dft_inputs.polarization import closest_lattice_vector
-from ..dft_inputs.records import LABELS, LabelledFrame
+from ..dft_inputs.records import LABELS, ElectricResponse, LabelledFrame
+from .examples import Example
 from .graph import Graph, build_graph
 from .network import EnthalpyNetwork
 
@@ -33,6 +34,7 @@ class LabelledBatch:
         graph: the structures, at the field of their labels.
         labels: tensor of each label; per atom (N, ...) or per structure (B, ...). Masked entries are zero.
         present: whether each label is there, (B,) bool per label name.
+        noise: standard deviation of each label, in its unit (enthalpy per atom), (B,) per label name.
         quanta: lattice of quanta of P, rows, e A, (B, 3, 3).
         atoms: number of atoms of each structure, (B,).
     """
@@ -40,17 +42,42 @@ class LabelledBatch:
     graph: Graph
     labels: dict[str, Tensor]
     present: dict[str, Tensor]
+    noise: dict[str, Tensor]
     quanta: Tensor
     atoms: Tensor
+
+    def holds(self, label: str) -> bool:
+        """Does any structure have this label?"""
+        return bool(self.present[label].any())
 
     def entry_mask(self, label: str) -> Tensor:
         """Mask of a label's leading axis: atoms for per-atom labels, structures for the others."""
         mask = self.present[label]
         return mask[self.graph.structure] if label in PER_ATOM else mask
 
+    def entry_noise(self, label: str) -> Tensor:
+        """Noise along a label's leading axis."""
+        noise = self.noise[label]
+        return noise[self.graph.structure] if label in PER_ATOM else noise
 
-def make_batch(frames: Sequence[LabelledFrame], model: EnthalpyNetwork) -> LabelledBatch:
-    """Collate labelled frames for a model; missing labels are masked.
+    def to(self, device: torch.device | str) -> LabelledBatch:
+        """The same batch on another device."""
+
+        def moved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {name: value.to(device) for name, value in tensors.items()}
+
+        return LabelledBatch(
+            graph=self.graph.to(device),
+            labels=moved(self.labels),
+            present=moved(self.present),
+            noise=moved(self.noise),
+            quanta=self.quanta.to(device),
+            atoms=self.atoms.to(device),
+        )
+
+
+def make_batch(frames: Sequence[LabelledFrame | Example], model: EnthalpyNetwork) -> LabelledBatch:
+    """Collate labelled frames or examples for a model; missing labels are masked. Frames count as free of noise.
 
     Raises:
         ValueError: a frame with unknown species, or a charged cell under the model's reference charges.
@@ -59,7 +86,7 @@ def make_batch(frames: Sequence[LabelledFrame], model: EnthalpyNetwork) -> Label
     fields = np.stack([item.response.field for item in frames])
     graph = build_graph(geometries, model.species, model.cutoff, fields, model.dtype)
     _check_neutral(graph, model, frames)
-    labels, present = {}, {}
+    labels, present, noise = {}, {}, {}
     for name in LABELS:
         rows = []
         for item in frames:
@@ -69,6 +96,8 @@ def make_batch(frames: Sequence[LabelledFrame], model: EnthalpyNetwork) -> Label
         stacked = np.concatenate(rows) if name in PER_ATOM else np.stack(rows)
         labels[name] = torch.tensor(stacked, dtype=model.dtype)
         present[name] = torch.tensor([getattr(item.response, name) is not None for item in frames])
+        known = [item.noise.get(name, 0.0) if isinstance(item, Example) else 0.0 for item in frames]
+        noise[name] = torch.tensor(known, dtype=model.dtype)
     quanta = [
         item.frame.cell if item.response.polarization_quanta is None else item.response.polarization_quanta
         for item in frames
@@ -77,6 +106,7 @@ def make_batch(frames: Sequence[LabelledFrame], model: EnthalpyNetwork) -> Label
         graph=graph,
         labels=labels,
         present=present,
+        noise=noise,
         quanta=torch.tensor(np.stack(quanta), dtype=model.dtype),
         atoms=torch.tensor([float(len(frame)) for frame in geometries], dtype=model.dtype),
     )
@@ -88,9 +118,13 @@ def branch_shift(predicted: Tensor, batch: LabelledBatch) -> Tensor:
     The enthalpy label then moves by -E . n Q, as dU/dE = -P. Being an integer, the shift carries no gradient.
     """
     difference = (predicted - batch.labels["polarization"]).detach().cpu().double().numpy()
+    difference *= batch.present["polarization"].cpu().numpy()[:, None]
     quanta = batch.quanta.cpu().double().numpy()
+    # No lattice vector is shorter than the narrowest spacing of lattice planes: half of it is on the branch for sure.
+    spacing = 1 / np.linalg.norm(np.linalg.inv(quanta), axis=1).max(axis=-1)
+    if (np.linalg.norm(difference, axis=1) < 0.5 * spacing).all():
+        return torch.zeros_like(predicted)
     shift = np.stack([closest_lattice_vector(d, q) for d, q in zip(difference, quanta, strict=True)])
-    shift *= batch.present["polarization"].cpu().numpy()[:, None]
     return torch.tensor(shift, dtype=predicted.dtype, device=predicted.device)
 
 
@@ -105,7 +139,7 @@ def fit_references(model: EnthalpyNetwork, frames: Sequence[LabelledFrame]) -> N
     """
     counts = np.array([[item.frame.species.count(s) for s in model.species] for item in frames], dtype=float)
     responses = [item.response for item in frames]
-    energies = [(c, r.enthalpy) for c, r in zip(counts, responses, strict=True) if r.enthalpy is not None]
+    energies = [(c, _at_zero_field(r)) for c, r in zip(counts, responses, strict=True) if r.enthalpy is not None]
     alphas = [
         (c, np.trace(r.polarizability) / 3)
         for c, r in zip(counts, responses, strict=True)
@@ -123,6 +157,19 @@ def fit_references(model: EnthalpyNetwork, frames: Sequence[LabelledFrame]) -> N
             model.energy_scale.fill_(max(float(np.sqrt(np.mean(forces))), 0.1))
 
 
+def _at_zero_field(response: ElectricResponse) -> float:
+    """The enthalpy less its field terms, as far as P and alpha tell them: U(0) = U + E.P - 1/2 E.alpha.E.
+
+    On any branch of P, as enthalpy and P move together.
+    """
+    field, energy = response.field, float(response.enthalpy or 0.0)
+    if response.polarization is not None:
+        energy += float(field @ response.polarization)
+        if response.polarizability is not None:
+            energy -= 0.5 * float(field @ response.polarizability @ field)
+    return energy
+
+
 def mean_neighbours(frames: Sequence[LabelledFrame], species: Sequence[str], cutoff: float) -> float:
     """Mean number of neighbours per atom within the cutoff, the network's normalization."""
     graph = build_graph([item.frame for item in frames], species, cutoff)
@@ -134,7 +181,7 @@ def _least_squares(pairs: Sequence[tuple[np.ndarray, float]]) -> Tensor:
     return torch.tensor(np.linalg.lstsq(counts, values, rcond=None)[0])
 
 
-def _check_neutral(graph: Graph, model: EnthalpyNetwork, frames: Sequence[LabelledFrame]) -> None:
+def _check_neutral(graph: Graph, model: EnthalpyNetwork, frames: Sequence[LabelledFrame | Example]) -> None:
     charge = graph.sum_structures(model.charges[graph.species, None])[:, 0]
     for item, total in zip(frames, charge.tolist(), strict=True):
         if abs(total) > 1e-6 and any(item.frame.pbc):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -88,14 +88,24 @@ class TrainingSettings(BaseModel):
 
     Attributes:
         epochs: passes over the training frames.
-        batch_size: frames per step.
+        batch_size: frames per step, of all devices together.
         learning_rate: at the start; falls to ``final_learning_rate`` along a cosine.
         warmup: share of the steps over which the learning rate rises from zero.
         ema_decay: of the moving average of the weights that is kept.
         gradient_clip: largest norm of the gradient, in units of its running mean.
         tolerances: error of each label that counts as one.
+        label_noise: add the noise of each label, as its checks tell it, to its tolerance in quadrature.
+        loss: of an error in units of its tolerance: its square, or Huber's, linear beyond ``huber_delta``.
+        huber_delta: tolerances.
+        field_points: share of the frames of a step that bring one of the field points of their label along, an example
+            of its own at its field; true for all of them.
+        replay: share of the frames of an epoch that come from an earlier training set, where there is one.
+        early_stop: epochs without a better validation after which training ends, with the best weights; None for never.
         checkpoint_every: epochs between checkpoints.
         validate_every: epochs between validations.
+        accelerator: ``cpu``, ``gpu``, or whichever there is.
+        devices: processes that share a step; at most ``batch_size``.
+        tensorboard: write logs for TensorBoard too.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -108,14 +118,56 @@ class TrainingSettings(BaseModel):
     ema_decay: float = Field(default=0.99, ge=0, lt=1)
     gradient_clip: float = Field(default=5.0, gt=0)
     tolerances: Tolerances = Tolerances()
+    label_noise: bool = True
+    loss: Literal["mse", "huber"] = "mse"
+    huber_delta: float = Field(default=3.0, gt=0)
+    field_points: float = Field(default=0.0, ge=0, le=1)
+    replay: float = Field(default=0.5, ge=0, lt=1)
+    early_stop: int | None = Field(default=None, ge=1)
     checkpoint_every: int = Field(default=10, ge=1)
     validate_every: int = Field(default=10, ge=1)
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: int = Field(default=1, ge=1)
+    tensorboard: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainingSettings:
+        if self.devices > self.batch_size:
+            raise ValueError(f"{self.devices} devices share a step of {self.batch_size} frames: make batch_size larger")
+        if self.early_stop is not None and self.early_stop < self.validate_every:
+            raise ValueError(f"early_stop ({self.early_stop}) must be at least validate_every ({self.validate_every})")
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """What determines the weights, for content keys.
+
+        How a step is shared among devices and what is logged change nothing. Settings that came later enter where they
+        differ from their defaults only, so that earlier trainings keep their keys.
+        """
+        later = {name: getattr(self, name) for name in _LATER_SETTINGS}
+        unchanged = {name for name, value in later.items() if value == type(self).model_fields[name].default}
+        return self.model_dump(exclude={*unchanged, "accelerator", "devices", "tensorboard"})
+
+
+_LATER_SETTINGS = ("label_noise", "loss", "huber_delta", "field_points", "replay", "early_stop")
 
 
 class EpochRecord(BaseModel):
-    """One row of the learning curve: RMSE by label, of the averaged weights on the validation frames."""
+    """One row of the learning curve.
+
+    Attributes:
+        epoch: number of epochs done.
+        seconds: wall time since the start, validation included.
+        loss: mean over the steps; ``terms``, the part of each label in the steps that had it.
+        validation: RMSE by label, of the averaged weights on the validation frames.
+        learning_rate: of the last step.
+        steps_per_second: of this epoch, without validation.
+    """
 
     epoch: int
     seconds: float
     loss: float
+    terms: dict[str, float] = {}
     validation: dict[str, float] = {}
+    learning_rate: float | None = None
+    steps_per_second: float | None = None

@@ -56,7 +56,7 @@ class TrainMaker(Maker):
             ValueError: no trainable frame is left.
             MixedLabelsError: labels of different levels of theory.
         """
-        usable = [without_points(label) for label in labels if label.trainable]
+        usable = [self._for_training(label) for label in labels if label.trainable]
         check_one_level(usable)
         training = [label for label in usable if label.label_id not in validation_ids]
         validation = [label for label in usable if label.label_id in validation_ids]
@@ -67,6 +67,9 @@ class TrainMaker(Maker):
             raise ValueError(f"none of {len(labels)} labelled frames can be trained on: {'; '.join(reasons)}")
         jobs = [self._member(training, validation, generation, member, start) for member in range(self.members)]
         return Flow([*jobs], output=[job.output for job in jobs], name=self.name)
+
+    def _for_training(self, label: LabelledFrame) -> LabelledFrame:
+        return label if self.training.field_points else without_points(label)
 
     def _member(
         self,
@@ -83,7 +86,7 @@ class TrainMaker(Maker):
             [label.label_id for label in training],
             [label.label_id for label in validation],
             self.network,
-            settings,
+            settings.identity(),
             self.seed + member,
             before.model_id if before else None,
         )

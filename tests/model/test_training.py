@@ -31,9 +31,9 @@ def frames(teacher, make_frame, make_labelled):
 
 def test_a_perfect_prediction_has_no_loss(frames, teacher):
     batch = make_batch(frames, teacher)
-    errors = squared_errors(compute_responses(teacher, batch.graph, stress=True, born=True), batch)
-    assert float(loss(errors, Tolerances())) < 1e-16
-    assert set(errors.rmse()) == set(LABELS)
+    predicted = compute_responses(teacher, batch.graph, stress=True, born=True)
+    assert float(loss(predicted, batch, TrainingSettings())) < 1e-16
+    assert set(squared_errors(predicted, batch).rmse()) == set(LABELS)
 
 
 def test_loss_is_one_at_the_tolerance(frames, teacher):
@@ -42,7 +42,7 @@ def test_loss_is_one_at_the_tolerance(frames, teacher):
     for name in LABELS:
         tolerance = getattr(Tolerances(), name)
         off = {**batch.labels, name: batch.labels[name] + tolerance * (batch.atoms if name == "enthalpy" else 1.0)}
-        assert float(loss(squared_errors(Responses(**off), batch), Tolerances())) == pytest.approx(1.0, rel=1e-6)
+        assert float(loss(Responses(**off), batch, TrainingSettings())) == pytest.approx(1.0, rel=1e-6)
 
 
 @pytest.mark.parametrize("quanta", [(1, 0, 0), (-2, 1, 3)])
@@ -59,7 +59,7 @@ def test_branches_of_polarization_do_not_matter(make_frame, make_labelled, teach
     for item in (label, other):
         batch = make_batch([item], teacher)
         predicted = compute_responses(teacher, batch.graph, stress=True, born=True)
-        assert float(loss(squared_errors(predicted, batch), Tolerances())) < 1e-12
+        assert float(loss(predicted, batch, TrainingSettings())) < 1e-12
     wrong = moved | {"enthalpy": label.response.enthalpy}
     batch = make_batch([label.model_copy(update={"response": label.response.model_copy(update=wrong)})], teacher)
     assert squared_errors(compute_responses(teacher, batch.graph), batch).rmse()["enthalpy"] > 0.01
@@ -87,9 +87,9 @@ def test_missing_labels_are_masked(make_frame, make_labelled, make_network, teac
 def test_no_label_in_the_loss_is_an_error(make_frame, make_labelled, teacher):
     item = make_labelled(make_frame(0), teacher, stress=None)
     batch = make_batch([item], teacher)
-    only_stress = Tolerances(**{name: None for name in LABELS if name != "stress"})
+    only_stress = TrainingSettings(tolerances=Tolerances(**{name: None for name in LABELS if name != "stress"}))
     with pytest.raises(ValueError, match="no label"):
-        loss(squared_errors(exact(batch), batch), only_stress)
+        loss(exact(batch), batch, only_stress)
 
 
 def test_references_are_least_squares(make_frame, make_labelled, make_network):

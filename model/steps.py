@@ -1,0 +1,152 @@
+"""Which examples enter which step: the order depends on (seed, epoch) alone, so a resumed run takes the same steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ..dft_inputs.records import LabelledFrame
+from .data import LabelledBatch, make_batch
+from .examples import Example, example_of, field_examples
+from .network import EnthalpyNetwork
+from .settings import TrainingSettings
+
+_MOST_CACHED = 2000
+"""Examples whose neighbour list is kept."""
+_SECOND_DERIVATIVES = ("born_effective_charges", "polarizability")
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """Examples of one step on one device, by index; ``counts`` is False where they only keep the device busy."""
+
+    examples: tuple[int, ...]
+    counts: bool = True
+
+
+@dataclass(frozen=True)
+class Step:
+    """The batches of one step on one device: first those that need Z* or alpha, then those that do not."""
+
+    batches: tuple[LabelledBatch, ...]
+    counts: bool
+
+    def to(self, device: object) -> Step:
+        """The same step on another device."""
+        return Step(tuple(batch.to(device) for batch in self.batches), self.counts)  # type: ignore[arg-type]
+
+
+class ExampleSet:
+    """New frames, replayed frames and their field points in one list.
+
+    Attributes:
+        examples: all of them.
+        new, old: indices of frames to learn, and of an earlier training set.
+        points: indices of the field points of each frame.
+    """
+
+    def __init__(self, training: Sequence[LabelledFrame], replay: Sequence[LabelledFrame], field_points: bool) -> None:
+        labels = [*training, *replay]
+        self.examples: list[Example] = [example_of(label) for label in labels]
+        self.new = np.arange(len(training))
+        self.old = np.arange(len(training), len(labels))
+        self.points: list[range] = []
+        for label in labels:
+            more = field_examples(label) if field_points else ()
+            self.points.append(range(len(self.examples), len(self.examples) + len(more)))
+            self.examples += more
+
+
+class StepSampler(Sampler[StepPlan]):
+    """The steps of an epoch on one device.
+
+    A batch of ``batch_size`` frames is dealt to the devices in turn. A device left without a frame computes one that
+    does not count, as all devices must take part in each step.
+
+    Args:
+        examples: what there is.
+        settings: batch size, shares of replay and of field points.
+        seed: of the order.
+        device, devices: number of this device, and how many there are.
+    """
+
+    def __init__(self, examples: ExampleSet, settings: TrainingSettings, seed: int, device: int = 0, devices: int = 1):
+        self.examples, self.settings, self.seed = examples, settings, seed
+        self.device, self.devices = device, devices
+        self.epoch = 0
+        share = settings.replay if len(examples.old) else 0.0
+        self.replayed = round(len(examples.new) * share / (1 - share))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return math.ceil((len(self.examples.new) + self.replayed) / self.settings.batch_size)
+
+    def __iter__(self) -> Iterator[StepPlan]:
+        random = np.random.default_rng([self.seed, self.epoch])
+        order = self.examples.new
+        if self.replayed:
+            # As often each as the share allows, and never one twice before all others.
+            rounds = [random.permutation(self.examples.old) for _ in range(-(-self.replayed // len(self.examples.old)))]
+            order = np.concatenate([order, np.concatenate(rounds)[: self.replayed]])
+        order = random.permutation(order)
+        for start in range(0, len(order), self.settings.batch_size):
+            frames = order[start : start + self.settings.batch_size]
+            own = frames[self.device :: self.devices]
+            points = [self._point(frame, random) for frame in frames][self.device :: self.devices]
+            plan = [int(frame) for frame in own] + [point for point in points if point is not None]
+            yield StepPlan(tuple(plan)) if plan else StepPlan((int(frames[0]),), counts=False)
+
+    def _point(self, frame: int, random: np.random.Generator) -> int | None:
+        """A field point that the frame brings along, or none."""
+        points = self.examples.points[frame]
+        if not points or random.random() >= self.settings.field_points:
+            return None
+        return points[int(random.integers(len(points)))]
+
+
+class StepData(Dataset[Step]):
+    """Steps as batches of tensors.
+
+    Args:
+        examples: what there is.
+        network: what the batches are for.
+        used: labels that enter the loss.
+    """
+
+    def __init__(self, examples: ExampleSet, network: EnthalpyNetwork, used: Sequence[str]) -> None:
+        self.examples, self.network = examples, network
+        self.dear = [name for name in _SECOND_DERIVATIVES if name in used]
+        self._cache: dict[int, LabelledBatch] = {}
+
+    def __getitem__(self, plan: StepPlan) -> Step:  # type: ignore[override]
+        dear = [i for i in plan.examples if self._is_dear(i)]
+        cheap = [i for i in plan.examples if not self._is_dear(i)]
+        return Step(tuple(self._batch(part) for part in (dear, cheap) if part), plan.counts)
+
+    def _is_dear(self, index: int) -> bool:
+        response = self.examples.examples[index].response
+        return any(getattr(response, name) is not None for name in self.dear)
+
+    def _batch(self, indices: list[int]) -> LabelledBatch:
+        examples = self.examples.examples
+        if len(indices) > 1:
+            return make_batch([examples[i] for i in indices], self.network)
+        (index,) = indices
+        if index not in self._cache:
+            batch = make_batch([examples[index]], self.network)
+            if len(self._cache) >= _MOST_CACHED:
+                return batch
+            self._cache[index] = batch
+        return self._cache[index]
+
+
+def step_loader(data: StepData, sampler: StepSampler) -> DataLoader[Step]:
+    """The steps of an epoch, one after the other, made in this process."""
+    return DataLoader(data, batch_size=None, sampler=sampler)
