@@ -193,18 +193,23 @@ class AbinitJob(FieldJob):
             raise AbinitOutputError(f"{folder}: no finished run at zero field")
         return read_string_phases(folder)
 
-    def _hopeless(self, name: str) -> str | None:
-        """Why more iterations are no remedy: a closed gap, or a field too strong for the mesh; or None."""
-        zero = name == self.first
+    def closed_gap(self) -> BandGap | None:
+        """The gap of a run at zero field, converged or not, where it is closed; None where it is open or not told."""
         try:
-            gap = self._gap(read_eigenvalues(self.folder(name if zero else self.first)))
+            gap = self._gap(read_eigenvalues(self.folder(self.first)))
         except AbinitOutputError:
             return None
-        if gap is None:
+        return judged(gap) if gap is not None and judged(gap).metallic else None
+
+    def _hopeless(self, name: str) -> str | None:
+        """Why more iterations are no remedy: a closed gap, or a field too strong for the mesh; or None."""
+        if name == self.first:
+            closed = self.closed_gap()
+            return closed.reason if closed else None
+        zero = self.read(self.first)
+        if zero is None or zero.gap is None:
             return None
-        if zero:
-            return judged(gap).reason if judged(gap).metallic else None
-        return strong_field(self.fields[name], gap, self.frame.cell, self.settings.mesh)
+        return strong_field(self.fields[name], zero.gap, self.frame.cell, self.settings.mesh)
 
 
 @dataclass(frozen=True)
@@ -229,9 +234,9 @@ class AbinitEngine:
         self.code.argv()
         self.settings.check_electrons(frame.species, self.code.find_pseudopotentials(frame.species))
 
-    def pseudopotentials(self, species: Iterable[str]) -> dict[str, str]:
-        """SHA-256 of the file of each element."""
-        return {element: found.sha256 for element, found in self.code.find_pseudopotentials(species).items()}
+    def pseudopotentials(self, species: Iterable[str]) -> dict[str, Pseudopotential]:
+        """The file of each element."""
+        return self.code.find_pseudopotentials(species)
 
     def label_id(self, frame: Frame, stencil: Stencil) -> str:
         """Name of a label."""
@@ -256,7 +261,15 @@ class AbinitEngine:
         self.code.argv()
         pseudopotentials = self.code.find_pseudopotentials(frame.species)
         electrons = sum(pseudopotentials[symbol].z_valence for symbol in frame.species)
-        return half_filled(electrons) or gap_at_zero_field(self, frame, directory)
+        if half := half_filled(electrons):
+            return half
+        try:
+            return gap_at_zero_field(self, frame, directory)
+        except EngineError:
+            # With fixed occupations a metal may not converge; its bands tell all the same.
+            if closed := self.prepare(frame, Stencil(), directory).closed_gap():
+                return closed
+            raise
 
     def _at(self, frame: Frame) -> AbinitSettings:
         """The settings with a mesh; the frame is its own parent where they name none."""
