@@ -234,9 +234,9 @@ class AbinitEngine:
         self.code.argv()
         self.settings.check_electrons(frame.species, self.code.find_pseudopotentials(frame.species))
 
-    def pseudopotentials(self, species: Iterable[str]) -> dict[str, Pseudopotential]:
-        """The file of each element."""
-        return self.code.find_pseudopotentials(species)
+    def pseudopotentials(self, species: Iterable[str]) -> dict[str, str]:
+        """SHA-256 of the file of each element."""
+        return {element: found.sha256 for element, found in self.code.find_pseudopotentials(species).items()}
 
     def label_id(self, frame: Frame, stencil: Stencil) -> str:
         """Name of a label."""
