@@ -34,11 +34,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 from ase.build import bulk
 from ase.spacegroup import crystal
-from fieldloop.dft_inputs.espresso import PwCode, PwOutput, PwSettings, band_gap, label_frame
-from fieldloop.dft_inputs.espresso.gap import step_from_gap
+from fieldloop.dft_inputs.espresso import PwCode, PwEngine, PwOutput, PwSettings, band_gap
 from fieldloop.dft_inputs.espresso.inputs import field_input, zero_input
 from fieldloop.dft_inputs.espresso.phases import FILE as PHASES
-from fieldloop.dft_inputs.espresso.run import lease, link_pseudopotentials, run_point
+from fieldloop.dft_inputs.espresso.run import link_pseudopotentials, run_point
+from fieldloop.dft_inputs.insulators import step_from_gap
+from fieldloop.dft_inputs.labelling import label_frame
+from fieldloop.dft_inputs.program import lease
 from fieldloop.dft_inputs.pseudopotentials import Pseudopotential
 from fieldloop.dft_inputs.records import Frame
 from fieldloop.dft_inputs.stencil import Stencil
@@ -124,7 +126,7 @@ class Bench:
         """One pw.x run."""
         self.count += 1
         directory = self.root / f"run{self.count}"
-        with lease(self.root, 5.0) as descriptor:
+        with lease(self.root, PwCode(lease_timeout=5.0)) as descriptor:
             start = time.perf_counter()
             output = run_point(
                 directory, text, self.system.code, name="run", lease_descriptor=descriptor, prepare=prepare
@@ -164,7 +166,7 @@ class Bench:
         directory = self.root / f"label{self.count}"
         start = time.perf_counter()
         label = label_frame(
-            self.system.frame, self.system.settings, Stencil(step=self.step), self.system.code, directory
+            PwEngine(self.system.settings, self.system.code), self.system.frame, Stencil(step=self.step), directory
         )
         seconds = time.perf_counter() - start
         charges, alpha = label.response.born_effective_charges, label.response.polarizability

@@ -12,6 +12,7 @@ the ions where the frame has them, unwrapped; atoms in the order of the frame.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -69,6 +70,11 @@ class LevelOfTheory(Protocol):
     @property
     def mesh(self) -> Mesh:
         """The k-mesh; ValueError where it follows from a density and a cell."""
+        ...
+
+    @classmethod
+    def from_protocol(cls, name: str, **overrides: Any) -> Self:
+        """A named level of theory with single settings replaced; ValueError for an unknown one."""
         ...
 
     def for_cell(self, cell: np.ndarray, parent_cell: np.ndarray | None = None) -> Self:
@@ -198,6 +204,8 @@ class Engine(Protocol):
     """The file in the directory of a run that tells, for progress bars, that it is finished."""
     smallest_field: ClassVar[float]
     """V/A; the code ignores field components below."""
+    default_step: ClassVar[float]
+    """V/A; the field step where none is asked for: what the digits and the noise of the code's outputs allow."""
 
     @property
     def settings(self) -> LevelOfTheory:
@@ -219,6 +227,14 @@ class Engine(Protocol):
             ProgramNotFoundError: the code is not installed.
             PseudopotentialError: an element without a usable file.
             ValueError: a mesh or a number of electrons that the code, or a field, cannot do.
+        """
+        ...
+
+    def pseudopotentials(self, species: Iterable[str]) -> dict[str, str]:
+        """SHA-256 of the checked file of each element.
+
+        Raises:
+            PseudopotentialError: an element without a usable file.
         """
         ...
 

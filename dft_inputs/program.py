@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Self
 
 import psutil
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PositiveFloat, PositiveInt, model_validator
 
 from .errors import DirectoryBusyError, EngineError, ProgramNotFoundError
 from .processes import die_with_parent
@@ -41,6 +41,23 @@ _MARGIN = 120.0
 _POLL = 0.2
 _WATCH = 2.0
 """Seconds between looks at a run."""
+
+
+def _words(text: str) -> list[str]:
+    """A command line as a shell splits it."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no command line: {error}") from error
+
+
+def _command(text: str) -> str:
+    if not _words(text):
+        raise ValueError("name a program, e.g. pw.x")
+    return text
+
+
+Command = Annotated[str, AfterValidator(_command)]
 
 
 class Program(BaseModel):
@@ -66,8 +83,8 @@ class Program(BaseModel):
     section: ClassVar[str]
     advice: ClassVar[str]
 
-    command: Annotated[str, Field(min_length=1)]
-    launcher: Annotated[tuple[str, ...], BeforeValidator(lambda v: shlex.split(v) if isinstance(v, str) else v)] = ()
+    command: Command
+    launcher: Annotated[tuple[str, ...], BeforeValidator(lambda v: _words(v) if isinstance(v, str) else v)] = ()
     ranks: PositiveInt = 1
     max_seconds: PositiveFloat | None = None
     timeout: PositiveFloat | None = None

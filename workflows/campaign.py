@@ -20,9 +20,9 @@ from jobflow.core.store import JobStore
 
 from ..active_learning.sampling.frames import Sampled
 from ..active_learning.sampling.lammps_run import Progress
-from ..dft_inputs.espresso.inputs import SMALLEST_FIELD
+from ..dft_inputs.engine import Engine
+from ..dft_inputs.pseudopotentials import PseudopotentialError
 from ..dft_inputs.records import Frame
-from ..dft_inputs.units import RYDBERG_FIELD_IN_V_PER_ANGSTROM
 from .config import CampaignConfig, ConfigError, ProjectConfig, first_error, load_config
 from .labelling import LabelMaker
 from .loop import LoopMaker, label_maker
@@ -69,7 +69,7 @@ def prepare_loop(config: CampaignConfig, progress: Progress | None = None) -> Pr
 
     Raises:
         ConfigError: a structure, setting or unit that cannot work.
-        PwNotFoundError, PseudopotentialError, SeedError: see there.
+        ProgramNotFoundError, PseudopotentialError, SeedError: see there.
         CampaignError: the step follows from the gap, and there is none.
     """
     parent = read_parent(config)
@@ -85,37 +85,36 @@ def prepare_loop(config: CampaignConfig, progress: Progress | None = None) -> Pr
 
 
 def check_label_inputs(maker: LabelMaker, frames: Iterable[Frame]) -> None:
-    """Can these frames be labelled here, as far as can be told without running pw.x?
+    """Can these frames be labelled here, as far as can be told without running DFT?
 
     Raises:
-        PwNotFoundError: pw.x is missing.
+        ProgramNotFoundError: the code is missing.
         PseudopotentialError: an element without a usable file.
-        ConfigError: a mesh or field step that pw.x cannot do.
+        ConfigError: a mesh, a field step or a cell that the code cannot do.
     """
-    if maker.step is not None:
-        _check_step(maker)
-    maker.code.argv()
     for frame in frames:
-        pseudopotentials = maker.code.find_pseudopotentials(frame.species)
         try:
-            settings = maker.settings_for(frame)
-            settings.check_cell(frame.cell)
+            engine = maker.engine(frame)
         except ValueError as error:
             raise ConfigError(f"label.settings.kpoints: {error}") from error
+        if maker.step is not None:
+            _check_step(maker, engine)
         try:
-            settings.check_electrons(frame.species, pseudopotentials)
+            engine.check(frame)
+        except PseudopotentialError:
+            raise
         except ValueError as error:
             raise ConfigError(f"{frame.formula}: {error}") from error
 
 
-def _check_step(maker: LabelMaker) -> None:
+def _check_step(maker: LabelMaker, engine: Engine) -> None:
     try:
         step = maker.stencil.step
     except ValueError as error:
         raise ConfigError(f"label.field_step: {error}") from error
-    smallest = SMALLEST_FIELD * RYDBERG_FIELD_IN_V_PER_ANGSTROM
-    if step < smallest:
-        raise ConfigError(f"label.field_step: pw.x ignores fields below {smallest:.2e} V/A, got {step:.2e}")
+    if step < engine.smallest_field:
+        smallest = f"{engine.smallest_field:.2e} V/A"
+        raise ConfigError(f"label.field_step: {engine.name} ignores fields below {smallest}, got {step:.2e}")
 
 
 def _check_neutral(config: CampaignConfig, parent: Frame) -> None:
@@ -160,19 +159,22 @@ def read_frames(path: Path) -> list[Frame]:
 
 
 def identity(config: CampaignConfig) -> dict[str, Any]:
-    """What must never change under the labels of a store: name, pw.x settings, stencil, pseudopotentials by content.
+    """What must never change under the labels of a store: name, code, settings, stencil, pseudopotentials by content.
 
     Raises:
         ConfigError, PseudopotentialError: settings or a structure that cannot be read.
     """
     maker, parent = label_maker(config), read_parent(config)
-    pseudopotentials = maker.code.find_pseudopotentials(parent.species)
+    engine = maker.engine(parent)
+    files = engine.pseudopotentials(parent.species)
     return {
         "name": config.name,
-        **maker.settings_for(parent).identity(),
+        # pw.x came first: its stores do not say so.
+        **({} if engine.name == "pw.x" else {"code": engine.name}),
+        **engine.settings.identity(),
         "field_step": maker.step or "auto",
         "order": maker.order,
-        **{f"pseudopotential of {element}": p.sha256[:12] for element, p in pseudopotentials.items()},
+        **{f"pseudopotential of {element}": sha256[:12] for element, sha256 in files.items()},
     }
 
 

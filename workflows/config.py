@@ -7,6 +7,7 @@ Unknown keys and wrong units are refused with the place where they stand.
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -26,8 +27,10 @@ from ..active_learning.criteria import StopCriterion
 from ..active_learning.sampling.seeds import SeedSettings
 from ..active_learning.sampling.sources import located
 from ..active_learning.selection import SelectionSettings
+from ..dft_inputs.codes import KINDS
 from ..dft_inputs.espresso.code import PwCode
-from ..dft_inputs.quantities import FieldStrength, Size, Temperature, Time
+from ..dft_inputs.program import Program
+from ..dft_inputs.quantities import FieldStrength, Temperature, Time
 from ..dft_inputs.stencil import DEFAULT_STEP
 from ..model.settings import NetworkConfig, TrainingSettings
 
@@ -37,6 +40,10 @@ class ConfigError(ValueError):
 
 
 C = TypeVar("C", bound="ProjectConfig")
+_LONGEST_RUN = 86400.0
+"""s; a run of DFT that takes longer hangs, where the file does not say otherwise."""
+_FOLDERS = ("pseudo_dir", "potcar_dir", "scratch_dir")
+"""Settings of programs that are paths."""
 
 
 class Section(BaseModel):
@@ -45,86 +52,51 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-def _words(text: str) -> str:
-    """A command line that a shell could split."""
-    try:
-        shlex.split(text)
-    except ValueError as error:
-        raise ValueError(f"{text!r} is no command line: {error}") from error
-    return text
-
-
-def _program(text: str) -> str:
-    if not text.strip():
-        raise ValueError("name a program, e.g. pw.x")
-    return _words(text)
-
-
-class PwSection(Section):
-    """How pw.x is run here. Nothing of this changes a number.
+class CodesSection(Section):
+    """How the programs are run on this machine; nothing of this changes a number. Those not asked for may be missing.
 
     Attributes:
-        command: program or path.
-        launcher: ``mpirun``, ``mpiexec`` or ``srun``, or words with ``{ranks}``, e.g. ``srun --mpi=pmix -n {ranks}``.
-        ranks: processes of one SCF.
-        pseudo_dir: directory of the pseudopotentials.
-        max_seconds: an SCF that takes longer stops with its files written, and is resumed by ``--retry-failed``.
-        timeout: longest run of one SCF, s; it is then killed.
-        scratch_dir: fast local disk for wavefunctions; beside the inputs where not given.
-        scratch_quota: most scratch files of one label, e.g. ``20 GB``.
+        pw: Quantum ESPRESSO.
     """
 
-    command: Annotated[str, AfterValidator(_program)] = "pw.x"
-    launcher: Annotated[str, AfterValidator(_words)] = ""
-    ranks: PositiveInt = 1
-    pseudo_dir: Path = Path("/usr/share/espresso/pseudo")
-    max_seconds: float | None = Field(default=None, gt=0)
-    timeout: float = Field(default=86400.0, gt=0)
-    scratch_dir: Path | None = None
-    scratch_quota: Annotated[Size, Field(gt=0)] | None = None
+    pw: PwCode = PwCode()
 
-    @model_validator(mode="after")
-    def _launchable(self) -> PwSection:
-        try:
-            self.code({})
-        except ValidationError as error:
-            raise ValueError(first_error(error)) from error
-        return self
+    def program(self, code: str, pseudopotentials: Mapping[str, str] | None = None) -> Program:
+        """How a code is run.
 
-    def code(self, pseudopotentials: dict[str, str]) -> PwCode:
-        """How pw.x is run, with these file names by element."""
-        return PwCode(
-            command=self.command,
-            launcher=tuple(shlex.split(self.launcher)),
-            ranks=self.ranks,
-            pseudo_dir=str(self.pseudo_dir),
-            pseudopotentials=pseudopotentials,
-            max_seconds=self.max_seconds,
-            timeout=self.timeout,
-            scratch_dir=None if self.scratch_dir is None else str(self.scratch_dir),
-            scratch_quota=self.scratch_quota,
-        )
+        Args:
+            code: its name.
+            pseudopotentials: file name by element, beside those of the section.
+        """
+        program: Program = getattr(self, _section_name(KINDS[code].program))
+        changes: dict[str, Any] = {} if "timeout" in program.model_fields_set else {"timeout": _LONGEST_RUN}
+        if pseudopotentials:
+            changes["pseudopotentials"] = {**getattr(program, "pseudopotentials", {}), **pseudopotentials}
+        return type(program).model_validate({**program.model_dump(), **changes})
 
 
-class CodesSection(Section):
-    """The programs of this machine."""
-
-    pw: PwSection = PwSection()
+def _known_code(name: str) -> str:
+    if name not in KINDS:
+        raise ValueError(f"unknown code {name!r}; there are {', '.join(KINDS)}")
+    return name
 
 
 class LabelSection(Section):
     """The level of theory and the stencil of the labels.
 
     Attributes:
+        code: the DFT code: ``pw.x``, ``abinit`` or ``vasp``.
         protocol: ``fast``, ``standard`` or ``paper``.
         settings: changes to the protocol, e.g. ``{kpoints: [2, 2, 2]}`` or ``{kpoint_density: 25}``; a mesh is that of
             the parent crystal, and supercells of it get as many k-points per length.
         pseudopotentials: file name by element; found by element in ``pseudo_dir`` where not given.
-        field_step: step of the field stencil, or ``auto`` to choose it from the gap of the parent.
+        field_step: step of the field stencil, or ``auto`` to choose it from the gap of the parent; what suits the code
+            where not given.
         order: order of the stencil, 2 or 4; with 4 the responses of order 2 are stored beside.
         split_fields: a job for zero field and one for each axis, for frames that outlast a batch job.
     """
 
+    code: Annotated[str, AfterValidator(_known_code)] = "pw.x"
     protocol: str = "standard"
     settings: dict[str, Any] = {}
     pseudopotentials: dict[str, str] = {}
@@ -282,22 +254,33 @@ def load_project(path: Path, kind: type[C]) -> C:
     except (ValidationError, TypeError) as error:
         raise ConfigError(f"{path}: {first_error(error)}") from error
     base = path.resolve().parent
-    pw = config.codes.pw
-    placed: dict[str, Any] = {"command": _placed(pw.command, base), "pseudo_dir": base / pw.pseudo_dir.expanduser()}
-    if pw.scratch_dir is not None:
-        placed["scratch_dir"] = base / pw.scratch_dir.expanduser()
     changes: dict[str, Any] = {
         "structure": base / config.structure.expanduser(),
         "directory": base / config.directory.expanduser(),
-        "codes": config.codes.model_copy(update={"pw": pw.model_copy(update=placed)}),
+        "codes": CodesSection.model_validate({name: _program_beside(base, program) for name, program in config.codes}),
     }
     if isinstance(config, CampaignConfig | SamplingConfig):
         changes["seeds"] = located(config.seeds, base)
     return config.model_copy(update=changes)
 
 
+def _program_beside(base: Path, program: Program) -> Program:
+    """A program whose paths do not depend on the working directory, as it has its own."""
+    changes = {"command": _placed(program.command, base)}
+    changes |= {
+        name: str(base / Path(path).expanduser())
+        for name in _FOLDERS
+        if (path := getattr(program, name, None)) is not None
+    }
+    return program.model_copy(update=changes)
+
+
+def _section_name(program: type[Program]) -> str:
+    return program.section.rpartition(".")[2]
+
+
 def _placed(command: str, base: Path) -> str:
-    """A command whose program, where it is a path, does not depend on the working directory, as pw.x has its own."""
+    """A command whose program, where it is a path, does not depend on the working directory."""
     program, *arguments = shlex.split(command)
     if "/" in program:
         program = str(base / Path(program).expanduser())

@@ -12,12 +12,13 @@ from jobflow.core.job import Job, job
 from jobflow.core.maker import Maker
 from pymatgen.core import Structure
 
+from ..dft_inputs.espresso.code import PwCode
 from ..dft_inputs.espresso.dfpt import PhCode, PhSettings, label_frame_dfpt
 from ..dft_inputs.espresso.dfpt.inputs import dfpt_label_id
 from ..dft_inputs.espresso.settings import PwSettings
 from ..dft_inputs.records import Frame, LabelledFrame, Proposal
 from .keys import content_job
-from .labelling import LabelMaker, as_frame, label_key
+from .labelling import CampaignError, LabelMaker, as_frame, label_key
 from .paths import recorded
 
 FINITE_FIELD, DFPT = "finite-field", "dfpt"
@@ -79,8 +80,11 @@ def dfpt_maker(maker: LabelMaker) -> DfptLabelMaker:
     """The DFPT maker at the level of theory of a finite-field one, with ``ph.x`` beside its ``pw.x``.
 
     Raises:
-        PwNotFoundError: there is none.
+        ProgramNotFoundError: there is none.
+        CampaignError: labels of another code.
     """
+    if not isinstance(maker.settings, PwSettings) or not isinstance(maker.code, PwCode):
+        raise CampaignError("labels by DFPT are made with ph.x: set label.code to pw.x, or leave --source dfpt out")
     code = PhCode(pw=maker.code)
     code.ph.argv()
     return DfptLabelMaker(settings=maker.settings, code=code, parent_cell=maker.parent_cell)

@@ -19,16 +19,23 @@ from typing import Literal
 import psutil
 from packaging.requirements import InvalidRequirement, Requirement
 
-from ..dft_inputs.espresso.code import PwCode, PwNotFoundError
+from ..dft_inputs.codes import KINDS
+from ..dft_inputs.errors import ProgramNotFoundError
+from ..dft_inputs.espresso.code import PwCode
+from ..dft_inputs.program import Program
 from ..dft_inputs.pseudopotentials import PseudopotentialError, read_pseudopotential
-from .config import CampaignConfig, ConfigError
+from .config import CampaignConfig, CodesSection, ConfigError
 
 State = Literal["ok", "warn", "fail"]
 
 _GIB = 1024**3
 _PATIENCE = 60.0
 _REINSTALL = "install again: make install, or python -m pip install fieldloop"
-_BANNER = re.compile(r"Program PWSCF v\.?(\S+)")
+_BANNERS = {
+    "pw.x": (["-in", os.devnull], re.compile(r"Program PWSCF v\.?(\S+)")),
+    "abinit": (["--version"], re.compile(r"^\s*(\d+\.\d+\S*)", re.MULTILINE)),
+}
+"""What to ask of a program, and how it tells its version; VASP does not."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +61,15 @@ def examine(config: CampaignConfig | None = None) -> list[Finding]:
     Args:
         config: the campaign; None for what any campaign needs.
     """
-    code = _code(config)
+    name = config.label.code if config else "pw.x"
     directory = config.directory if config else Path.cwd()
     workers = config.workers if config else 1
     checks: dict[str, Callable[[], Finding]] = {
         "Python": check_python,
         "packages": check_packages,
-        "pw.x": lambda: check_pw(code),
-        "pseudopotentials": lambda: check_pseudopotentials(code, config),
+        name: lambda: check_program(name, _program(config, name)),
+        **{other: lambda other=other: check_program(other, _program(config, other)) for other in _others(config)},
+        "pseudopotentials": lambda: check_campaign_pseudopotentials(config) if config else check_pseudopotentials(),
         "cores": lambda: check_cores(workers),
         "memory": lambda: check_memory(workers),
         "torch": check_torch,
@@ -116,24 +124,39 @@ def _complaint(need: Requirement) -> str | None:
     return None if fits else f"{need.name} is {version}, needed is {need.specifier}"
 
 
-def _code(config: CampaignConfig | None) -> PwCode:
-    if config is None:
-        return PwCode()
-    return config.codes.pw.code(config.label.pseudopotentials)
+def _program(config: CampaignConfig | None, name: str) -> Program:
+    return config.codes.program(name) if config else CodesSection().program(name)
 
 
-def check_pw(code: PwCode) -> Finding:
-    """pw.x is found, starts and says its version. It is started without its launcher, which may queue."""
+def _others(config: CampaignConfig | None) -> list[str]:
+    """Further codes that are on this machine; a campaign needs its own alone."""
+    if config is not None:
+        return []
+    return [name for name in KINDS if name != "pw.x" and shutil.which(_program(None, name).command)]
+
+
+def check_program(name: str, code: Program) -> Finding:
+    """The program is found, starts and says its version. It is started without its launcher, which may queue.
+
+    Args:
+        name: of the DFT code.
+        code: how it is run here.
+    """
     try:
         code.argv()
-    except PwNotFoundError as error:
+    except ProgramNotFoundError as error:
         found, _, fix = str(error).partition(": ")
-        return Finding("pw.x", "fail", found, fix)
-    fix = f"run it by hand: {code.command} -in /dev/null"
+        return Finding(name, "fail", found, fix)
+    where = shutil.which(shlex.split(code.command)[0])
+    launcher = f", launched by {' '.join(code.launcher)}" if code.launcher else ""
+    if name not in _BANNERS:
+        return Finding(name, "ok", f"found ({where}{launcher})")
+    arguments, banner = _BANNERS[name]
+    fix = f"run it by hand: {shlex.join([code.command, *arguments])}"
     try:
-        with tempfile.TemporaryDirectory() as folder:  # it leaves a file CRASH
+        with tempfile.TemporaryDirectory() as folder:  # pw.x leaves a file CRASH
             output = subprocess.run(
-                [*shlex.split(code.command), "-in", os.devnull],
+                [*shlex.split(code.command), *arguments],
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
@@ -143,27 +166,37 @@ def check_pw(code: PwCode) -> Finding:
                 check=False,
             )
     except (OSError, subprocess.TimeoutExpired) as error:
-        return Finding("pw.x", "fail", f"{code.command} does not run: {error}", fix)
-    banner = _BANNER.search(output.stdout)
-    if banner is None:
-        return Finding("pw.x", "fail", f"{code.command} runs, but prints no banner of PWSCF", fix)
-    where = shutil.which(shlex.split(code.command)[0])
-    launcher = f", launched by {' '.join(code.launcher)}" if code.launcher else ""
-    return Finding("pw.x", "ok", f"version {banner[1]} ({where}{launcher})")
+        return Finding(name, "fail", f"{code.command} does not run: {error}", fix)
+    said = banner.search(output.stdout)
+    if said is None:
+        return Finding(name, "fail", f"{code.command} runs, but prints no banner of {name}", fix)
+    return Finding(name, "ok", f"version {said[1]} ({where}{launcher})")
 
 
-def check_pseudopotentials(code: PwCode, config: CampaignConfig | None) -> Finding:
-    """The files of the campaign's elements; without a campaign, those in the usual folder."""
-    name, folder = "pseudopotentials", Path(code.pseudo_dir).expanduser()
+def check_campaign_pseudopotentials(config: CampaignConfig) -> Finding:
+    """The files of the campaign's elements."""
+    from .campaign import read_parent  # noqa: PLC0415  (needs the engine)
+    from .loop import label_maker  # noqa: PLC0415
+
+    name, program = "pseudopotentials", KINDS[config.label.code].program
     try:
-        if config is not None:
-            from .campaign import read_parent  # noqa: PLC0415  (needs the engine)
-
-            chosen = code.find_pseudopotentials(read_parent(config).species)
-            files = ", ".join(f"{element}: {p.path.name} ({p.functional})" for element, p in chosen.items())
-            return Finding(name, "ok", f"{files} in {folder}")
+        parent = read_parent(config)
+        engine = label_maker(config).engine(parent)
+        hashes = engine.pseudopotentials(parent.species)
     except (PseudopotentialError, ConfigError) as error:
-        return Finding(name, "fail", str(error), "see codes.pw.pseudo_dir and label.pseudopotentials in the YAML")
+        folder = "pseudo_dir" if "pseudo_dir" in program.model_fields else "potcar_dir"
+        fix = f"see {program.section}.{folder} and label.pseudopotentials in the YAML"
+        return Finding(name, "fail", str(error), fix)
+    if not isinstance(engine.code, PwCode):
+        return Finding(name, "ok", f"found for {', '.join(hashes)}")
+    found = engine.code.find_pseudopotentials(parent.species)
+    files = ", ".join(f"{element}: {file.path.name} ({file.functional})" for element, file in found.items())
+    return Finding(name, "ok", f"{files} in {engine.code.pseudo_dir}")
+
+
+def check_pseudopotentials() -> Finding:
+    """Those in the usual folder of pw.x."""
+    name, folder = "pseudopotentials", Path(PwCode().pseudo_dir)
     if not folder.is_dir():
         fix = "apt-get install quantum-espresso-data, or set codes.pw.pseudo_dir in the YAML"
         return Finding(name, "warn", f"there is no folder {folder}", fix)

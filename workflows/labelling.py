@@ -1,4 +1,4 @@
-"""Labelling with pw.x as jobs: one job labels one frame, all its field points in one directory."""
+"""Labelling with any DFT code as jobs: one job labels one frame, all its field points in one directory."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from jobflow.core.job import Job, job
 from jobflow.core.maker import Maker
 from pymatgen.core import Structure
 
+from ..dft_inputs.codes import engine_for
+from ..dft_inputs.engine import Engine, LevelOfTheory
+from ..dft_inputs.errors import EngineError
 from ..dft_inputs.espresso.code import PwCode
-from ..dft_inputs.espresso.gap import band_gap, critical_field, critical_fraction, step_from_gap
-from ..dft_inputs.espresso.inputs import label_id
-from ..dft_inputs.espresso.labels import label_frame
-from ..dft_inputs.espresso.run import PwRunError
 from ..dft_inputs.espresso.settings import PwSettings
-from ..dft_inputs.espresso.split import label_part
+from ..dft_inputs.insulators import critical_field, critical_fraction, step_from_gap
+from ..dft_inputs.labelling import label_frame, label_part
+from ..dft_inputs.program import Program
 from ..dft_inputs.records import Frame, LabelledFrame, Proposal, Provenance
 from ..dft_inputs.stencil import AXES, ZERO, Stencil
 from .keys import content_job, content_key
@@ -34,13 +35,14 @@ class CampaignError(ValueError):
 
 @dataclass
 class LabelMaker(Maker):
-    """Label frames by finite-field DFT with pw.x.
+    """Label frames by finite-field DFT.
 
     Attributes:
-        settings: level of theory; its mesh, or density of k-points, is that of the parent crystal.
+        settings: level of theory, which says the code too; its mesh, or density of k-points, is that of the parent
+            crystal.
         step: field step, V/A; None to choose it from the gap of the parent, see ``with_step``.
         order: order of the stencil, 2 or 4.
-        code: how pw.x is run here.
+        code: how that code is run here.
         parent_cell: lattice vectors of the parent crystal in A, for strained copies and supercells of it to have its
             N_i |a_i|; without it each frame is its own parent.
         split_fields: a job for zero field and one for each axis, for frames that outlast a batch job; the label and its
@@ -48,10 +50,10 @@ class LabelMaker(Maker):
     """
 
     name: str = "label"  # pyright: ignore[reportIncompatibleMethodOverride]
-    settings: PwSettings = field(default_factory=lambda: PwSettings.from_protocol("standard"))
+    settings: LevelOfTheory = field(default_factory=lambda: PwSettings.from_protocol("standard"))
     step: float | None = Stencil().step
     order: int = 2
-    code: PwCode = field(default_factory=PwCode)
+    code: Program = field(default_factory=PwCode)
     parent_cell: tuple[tuple[float, ...], ...] | None = None
     split_fields: bool = False
 
@@ -71,13 +73,17 @@ class LabelMaker(Maker):
         x, y, z = map(float, base)
         return Stencil(step=self.step, order=self.order, base=(x, y, z))  # type: ignore[arg-type]
 
-    def settings_for(self, frame: Frame) -> PwSettings:
+    def settings_for(self, frame: Frame) -> LevelOfTheory:
         """The settings with the mesh of the frame's cell.
 
         Raises:
             ValueError: a cell that can have no mesh with the N_i |a_i| of the parent.
         """
         return self.settings.for_cell(frame.cell, None if self.parent_cell is None else np.array(self.parent_cell))
+
+    def engine(self, frame: Frame) -> Engine:
+        """The code at the level of theory of this frame; raises as ``settings_for``."""
+        return engine_for(self.settings_for(frame), self.code)
 
     def for_parent(self, parent: Frame) -> LabelMaker:
         """This maker for the frames of one data set, whose mesh is that of the parent."""
@@ -93,18 +99,18 @@ class LabelMaker(Maker):
             root: of the project.
 
         Raises:
-            CampaignError: a metal, or pw.x failed.
+            CampaignError: a metal, or the run failed.
         """
         if self.step is not None:
             return self
-        settings = self.settings_for(parent)
+        engine = self.engine(parent)
         try:
-            result = band_gap(parent, settings, self.code, root / self._check_directory(parent))
-        except PwRunError as error:
+            result = engine.band_gap(parent, root / self._check_directory(parent))
+        except EngineError as error:
             raise CampaignError(f"no gap of {parent.formula} to choose a field step by: {error}") from error
         if result.metallic:
             raise CampaignError(f"{parent.formula} is {result.reason}")
-        return replace(self, step=step_from_gap(result.gap, parent.cell, settings.mesh))
+        return replace(self, step=step_from_gap(result.gap, parent.cell, engine.settings.mesh))
 
     def label_id(self, frame: Frame, field: Sequence[float] = (0.0, 0.0, 0.0)) -> str:
         """Identity of the label of a frame at this level of theory.
@@ -117,8 +123,7 @@ class LabelMaker(Maker):
             PseudopotentialError: an element without a pseudopotential.
             ValueError: no step, or no mesh for this cell.
         """
-        pseudopotentials = self.code.find_pseudopotentials(frame.species)
-        return label_id(frame, self.settings_for(frame), pseudopotentials, self.stencil_at(field))
+        return self.engine(frame).label_id(frame, self.stencil_at(field))
 
     def make(
         self,
@@ -172,8 +177,8 @@ class LabelMaker(Maker):
         return content_job(check, key, self._check_directory(parent))
 
     def _gap_key(self, parent: Frame) -> str:
-        hashes = {element: p.sha256 for element, p in self.code.find_pseudopotentials(parent.species).items()}
-        return content_key("gap", parent.frame_id, self.settings_for(parent), hashes)
+        engine = self.engine(parent)
+        return content_key("gap", parent.frame_id, engine.settings, engine.pseudopotentials(parent.species))
 
     def _check_directory(self, parent: Frame) -> str:
         """Of the gap run, whatever is checked with it."""
@@ -198,7 +203,7 @@ def _label(
 ) -> LabelledFrame:
     """Label a frame in the current directory."""
     here = Path.cwd()
-    labelled = label_frame(frame, maker.settings_for(frame), maker.stencil_at(field), maker.code, here, proposal)
+    labelled = label_frame(maker.engine(frame), frame, maker.stencil_at(field), here, proposal)
     provenance = labelled.provenance.model_copy(update={"directory": recorded(here)})
     return labelled.model_copy(update={"provenance": provenance})
 
@@ -210,8 +215,7 @@ def _label_part(frame: Frame, maker: LabelMaker, field: tuple[float, float, floa
     if isinstance(after, LabelPart) and after.failure:
         failure: str | None = "zero field has failed"
     else:
-        settings, stencil = maker.settings_for(frame), maker.stencil_at(field)
-        failure = label_part(frame, settings, stencil, maker.code, directory, part)
+        failure = label_part(maker.engine(frame), frame, maker.stencil_at(field), directory, part)
     return LabelPart(part=part, directory=recorded(directory), status="failed" if failure else "done", failure=failure)
 
 
@@ -224,11 +228,11 @@ def _collect(
     parts: list[LabelPart],
 ) -> LabelledFrame:
     """The label from points that are all on disk, or why they are not."""
-    settings, directory = maker.settings_for(frame), located(parts[0].directory)
+    engine, directory = maker.engine(frame), located(parts[0].directory)
     first, *_ = parts
     failures = [part.failure for part in ([first] if first.failure else parts) if part.failure]
     if not failures:
-        labelled = label_frame(frame, settings, maker.stencil_at(field), maker.code, directory, proposal)
+        labelled = label_frame(engine, frame, maker.stencil_at(field), directory, proposal)
         provenance = labelled.provenance.model_copy(update={"directory": recorded(directory)})
         return labelled.model_copy(update={"provenance": provenance})
     return LabelledFrame(
@@ -237,24 +241,28 @@ def _collect(
         status="failed",
         failure="; ".join(failures),
         proposal=proposal or Proposal(origin="import"),
-        provenance=Provenance(code="pw.x", protocol=settings.protocol, directory=recorded(directory)),
+        provenance=Provenance(code=engine.name, protocol=engine.settings.protocol, directory=recorded(directory)),
     )
 
 
 @job
 def check_parent(parent: Frame, maker: LabelMaker, fields: tuple[tuple[float, float, float], ...]) -> ParentCheck:
-    """One SCF with empty bands: is the parent an insulator, and do its mesh and gap stand the fields?
+    """One SCF at zero field: is the parent an insulator, and do its mesh and gap stand the fields?
 
     Raises:
-        CampaignError: a metal, or a field at or above the critical one.
+        CampaignError: a metal, a field at or above the critical one, or a run that failed.
     """
-    settings = maker.settings_for(parent)
-    result = band_gap(parent, settings, maker.code, Path.cwd())
+    engine = maker.engine(parent)
+    mesh = engine.settings.mesh
+    try:
+        result = engine.band_gap(parent, Path.cwd())
+    except EngineError as error:
+        raise CampaignError(f"no gap of {parent.formula}: {error}") from error
     if result.metallic:
         raise CampaignError(f"{parent.formula} is {result.reason}")
     applied = [np.array(vector) for vector in maker.stencil.points().values()]
     for vector in applied:
-        fraction = critical_fraction(vector, result.gap, parent.cell, settings.mesh)
+        fraction = critical_fraction(vector, result.gap, parent.cell, mesh)
         if fraction >= 1:
             raise CampaignError(
                 f"a field of {np.linalg.norm(vector):.3g} V/A is {fraction:.2f} times the critical field of "
@@ -270,6 +278,6 @@ def check_parent(parent: Frame, maker: LabelMaker, fields: tuple[tuple[float, fl
     return ParentCheck(
         frame_id=parent.frame_id,
         gap=result.gap,
-        critical_field=critical_field(result.gap, parent.cell, settings.mesh),
+        critical_field=critical_field(result.gap, parent.cell, mesh),
         largest_field=max(float(np.linalg.norm(vector)) for vector in applied),
     )

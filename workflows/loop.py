@@ -23,7 +23,7 @@ from ..active_learning.sampling.frames import Sampled
 from ..active_learning.sampling.seeds import SeedSettings, seed_frames
 from ..active_learning.selection import SelectionSettings
 from ..active_learning.uncertainty.committee import Spread
-from ..dft_inputs.espresso.settings import PwSettings
+from ..dft_inputs.codes import KINDS, settings_from_protocol
 from ..dft_inputs.records import Frame, LabelledFrame
 from .config import CampaignConfig, ConfigError, ProjectConfig
 from .dynamics import DynamicsMaker
@@ -133,18 +133,20 @@ def label_maker(config: ProjectConfig) -> LabelMaker:
     Raises:
         ConfigError: unknown protocol, or settings that it does not have.
     """
-    section, pw = config.label, config.codes.pw
+    section = config.label
     try:
-        settings = PwSettings.from_protocol(section.protocol, **section.settings)
+        settings = settings_from_protocol(section.code, section.protocol, **section.settings)
     except (ValueError, TypeError) as error:
         from .config import first_error  # noqa: PLC0415
 
         raise ConfigError(f"label.settings: {first_error(error)}") from error
     return LabelMaker(
         settings=settings,
-        step=section.field_step,
+        step=section.field_step
+        if "field_step" in section.model_fields_set
+        else KINDS[section.code].engine.default_step,
         order=section.order,
-        code=pw.code(section.pseudopotentials),
+        code=config.codes.program(section.code, section.pseudopotentials),
         split_fields=section.split_fields,
     )
 

@@ -19,7 +19,6 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from ..dft_inputs.espresso.outputs import XML
 from .executors import JobEvent
 
 STAGES = {
@@ -235,9 +234,9 @@ def _counts(stage: Stage) -> str:
     return ", ".join(parts)
 
 
-def label_fraction(points: int) -> Fraction:
-    """Progress of labels: field points with complete output, of as many as the stencil has."""
-    return lambda _, directory: min(1.0, sum(1 for _ in directory.glob(f"*/{XML}")) / points)
+def label_fraction(points: int, done_file: str) -> Fraction:
+    """Progress of labels: field points with the file that says they are done, of as many as the stencil has."""
+    return lambda _, directory: min(1.0, sum(1 for _ in directory.glob(f"*/{done_file}")) / points)
 
 
 def training_fraction(first: int, later: int) -> Fraction:

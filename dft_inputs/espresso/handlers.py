@@ -13,13 +13,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
+from ..errors import EngineError, Failure
 from ..records import Frame
-from .attempts import Attempt, read_attempts, repair_lines, write_attempts
+from .attempts import Attempt, read_attempts, write_attempts
 from .code import PwCode
-from .failures import Failure, PwRunError, scf_accuracies, stagnates, wall_seconds
-from .gap import band_gap, critical_fraction
+from .failures import scf_accuracies, stagnates, wall_seconds
+from .gap import band_gap
 from .inputs import PREFIX, SCRATCH
 from .namelists import with_keys
 from .outputs import STDOUT, PwOutput
@@ -81,7 +80,7 @@ def run_with_remedies(
     start_from: Path | None = None,
     prepare: Callable[[Path], None] | None = None,
     hopeless: Callable[[], str | None] | None = None,
-) -> tuple[PwOutput, list[str]]:
+) -> PwOutput:
     """Run a field point to convergence, with remedies where the plain run fails.
 
     A run that stopped at its time limit is resumed from its density and wavefunctions by the same call.
@@ -96,27 +95,23 @@ def run_with_remedies(
         prepare: called with ``directory`` when these files are there, to change them before the run.
         hopeless: asked once, after an SCF failed: why no remedy can help (a closed gap), or None.
 
-    Returns:
-        The output, and one line that says what was done where more than one run was needed.
-
     Raises:
-        PwRunError: no remedy helped, or the failure has none; ``kind`` tells.
+        EngineError: no remedy helped, or the failure has none; ``kind`` tells.
         OSError: the disk is full or not writable.
     """
     point = _Point(directory, text, code, name, lease_descriptor, start_from, prepare)
     attempts = point.begin()
     while True:
         try:
-            output = point.run(attempts)
-            return output, list(repair_lines(directory, name))
-        except PwRunError as error:
+            return point.run(attempts)
+        except EngineError as error:
             attempts = point.record_failure(attempts, error)
             tried = tuple(attempt.remedy for attempt in attempts)
             remedy = next_remedy(error.kind, tried)
             if remedy is None:
                 raise _exhausted(error, tried) from error
             if hopeless is not None and not _remedies(tried) and (reason := hopeless()):
-                raise PwRunError(f"{error}: {reason}", error.kind) from error
+                raise EngineError(f"{error}: {reason}", error.kind) from error
             attempts = point.apply(remedy, attempts, error.kind)
 
 
@@ -131,24 +126,9 @@ def closed_gap(frame: Frame, settings: PwSettings, code: PwCode, directory: Path
     """
     try:
         gap = band_gap(frame, settings, code, directory / "diagnosis")
-    except PwRunError:
+    except EngineError:
         return None
     return f"gap closed ({gap.gap:.2f} eV), fields need an insulator" if gap.metallic else None
-
-
-def strong_field(field: np.ndarray, gap: float, cell: np.ndarray, kpoints: tuple[int, int, int]) -> str | None:
-    """Why an SCF cannot converge in this field: it passes the critical one. None below it.
-
-    Args:
-        field: V/A, (3,).
-        gap: eV.
-        cell: lattice vectors as rows, A.
-        kpoints: mesh.
-    """
-    fraction = critical_fraction(field, gap, cell, kpoints)
-    if fraction < 1:
-        return None
-    return f"the field is {fraction:.2f} times the critical one (gap {gap:.2f} eV on this mesh), lower the field step"
 
 
 def _remedies(tried: tuple[str, ...]) -> list[str]:
@@ -156,11 +136,11 @@ def _remedies(tried: tuple[str, ...]) -> list[str]:
     return [remedy.name for remedy in LADDER if remedy.name in tried]
 
 
-def _exhausted(error: PwRunError, tried: tuple[str, ...]) -> PwRunError:
+def _exhausted(error: EngineError, tried: tuple[str, ...]) -> EngineError:
     remedies = _remedies(tried)
     if not remedies or error.kind not in _SCF | {Failure.DIAGONALIZATION}:
         return error
-    return PwRunError(f"{error}, nor with {', '.join(remedies)}", error.kind)
+    return EngineError(f"{error}, nor with {', '.join(remedies)}", error.kind)
 
 
 @dataclass(frozen=True)
@@ -200,7 +180,7 @@ class _Point:
         )
         return finish_point(self.directory, name=self.name)
 
-    def record_failure(self, attempts: tuple[Attempt, ...], error: PwRunError) -> tuple[Attempt, ...]:
+    def record_failure(self, attempts: tuple[Attempt, ...], error: EngineError) -> tuple[Attempt, ...]:
         """Keep what the attempt came to, and its output for people."""
         output = self.directory / STDOUT
         text = output.read_text(errors="replace") if output.exists() else ""

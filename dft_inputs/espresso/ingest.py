@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from ..branches import align_dipoles, string_lattice
+from ..labelling import assemble_points
 from ..quality import DEFAULT_BOUNDS, QualityBounds
 from ..records import FieldPoint, LabelledFrame, Proposal, Provenance, imported_label_id
 from ..stencil import ZERO, Stencil
-from .labels import check_neutral, checked, field_point
 from .outputs import PwOutput, PwOutputError, read_pw_output
+from .points import check_neutral, electrons_per_quantum, field_point
 
 
 def ingest(
@@ -46,7 +47,15 @@ def ingest(
     # The ions are the same in all runs, so electronic quanta alone matter.
     lattice = string_lattice(zero.frame.cell, zero.kpoints, 2 // zero.nspin)
     points, repairs = align_dipoles({name: _own_branch(name, output) for name, output in outputs.items()}, lattice)
-    points, response, quality = checked(points, zero, stencil, None, bounds, repairs)
+    points, response, quality = assemble_points(
+        points,
+        zero.frame,
+        stencil,
+        zero.kpoints,
+        electrons_per_quantum=electrons_per_quantum(zero),
+        bounds=bounds,
+        repairs=repairs,
+    )
     provenance = Provenance(
         code="pw.x",
         code_version=zero.version,

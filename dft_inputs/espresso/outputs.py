@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..errors import EngineError
 from ..records import Frame
 from ..units import (
     BOHR_IN_ANGSTROM,
@@ -30,7 +31,7 @@ STDOUT, XML = "pw.out", "pw.xml"
 _END = re.compile(r"JOB DONE\.\s*\n=-+=")
 
 
-class PwOutputError(RuntimeError):
+class PwOutputError(EngineError):
     """An output of pw.x or ph.x is missing, incomplete, not converged or not of one piece; names file and cause."""
 
 

@@ -7,10 +7,10 @@ import math
 import shutil
 from pathlib import Path
 
+from ..errors import EngineError, Failure
 from ..records import Frame
 from ..units import BOHR_IN_ANGSTROM
 from .code import PwCode
-from .failures import Failure, PwRunError
 from .inputs import PREFIX, SCRATCH
 from .settings import PwSettings
 
@@ -94,17 +94,17 @@ def require_space(needed: float, code: PwCode, directory: Path) -> None:
         directory: of the label.
 
     Raises:
-        PwRunError: over the quota or the free space.
+        EngineError: over the quota or the free space.
     """
     estimate = f"this label needs about {needed / 1e9:.2g} GB of scratch files"
     if code.scratch_quota is not None and needed > code.scratch_quota:
         quota = f"codes.pw.scratch_quota ({code.scratch_quota / 1e9:.2g} GB)"
-        raise PwRunError(f"{estimate}, more than {quota}: raise it, or lower kpoints or ecutwfc", Failure.DISK)
+        raise EngineError(f"{estimate}, more than {quota}: raise it, or lower kpoints or ecutwfc", Failure.DISK)
     place = Path(code.scratch_dir).expanduser() if code.scratch_dir else directory
     existing = next(folder for folder in (place, *place.resolve().parents) if folder.exists())
     free = shutil.disk_usage(existing).free
     if needed > free:
-        raise PwRunError(
+        raise EngineError(
             f"{estimate} and {place} has {free / 1e9:.2g} GB free: "
             "make room, or set codes.pw.scratch_dir to a larger disk",
             Failure.DISK,

@@ -9,8 +9,8 @@ import numpy as np
 
 from ..conventions import ConventionError
 from ..espresso.ingest import ingest
-from ..espresso.labels import check_neutral
 from ..espresso.outputs import PwOutput, PwOutputError, read_pw_output
+from ..espresso.points import check_neutral
 from ..polarization import quantum_lattice
 from ..records import ElectricResponse, LabelledFrame, Proposal, Provenance, imported_label_id
 from ..stencil import Stencil

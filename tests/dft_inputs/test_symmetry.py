@@ -10,9 +10,10 @@ import pytest
 import torch
 from ase.build import bulk
 from ase.spacegroup import crystal
-from fieldloop.dft_inputs.espresso import PwCode, PwSettings, label_frame, read_pw_output
-from fieldloop.dft_inputs.espresso.labels import field_point
+from fieldloop.dft_inputs.espresso import PwCode, PwEngine, PwSettings, read_pw_output
 from fieldloop.dft_inputs.espresso.phases import dipole_from_phases, read_phases
+from fieldloop.dft_inputs.espresso.points import field_point
+from fieldloop.dft_inputs.labelling import label_frame
 from fieldloop.dft_inputs.quality import assemble
 from fieldloop.dft_inputs.records import ElectricResponse, FieldPoint, Frame
 from fieldloop.dft_inputs.stencil import ZERO, Stencil
@@ -370,7 +371,7 @@ def test_operations_that_turn_the_strings_are_not_symmetries_of_a_coarse_mesh(na
 @pytest.mark.parametrize(("name", "runs"), [("cubic", 2), ("primitive", 3)])
 def test_few_runs_of_pw_give_the_answer_of_seven(name, runs, tmp_path):
     frame, settings = CRYSTALS[name](), PwSettings.from_protocol("fast")
-    label = label_frame(frame, settings, Stencil(), PwCode(), tmp_path)
+    label = label_frame(PwEngine(settings, PwCode()), frame, Stencil(), tmp_path)
     assert label.failure is None
     points = {point.name: point for point in label.field_points}
     operations = finite_field_operations(space_group(frame), settings.mesh)

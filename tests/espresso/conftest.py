@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase.build import bulk
-from fieldloop.dft_inputs.espresso import PwCode, PwSettings, label_frame, read_pw_output
-from fieldloop.dft_inputs.espresso.labels import field_point
+from fieldloop.dft_inputs.espresso import PwCode, PwEngine, PwSettings, read_pw_output
 from fieldloop.dft_inputs.espresso.phases import dipole_from_phases, read_phases
+from fieldloop.dft_inputs.espresso.points import field_point
+from fieldloop.dft_inputs.labelling import label_frame
 from fieldloop.dft_inputs.records import FieldPoint, Frame
 from fieldloop.dft_inputs.stencil import ZERO, Stencil
 
@@ -63,7 +64,7 @@ def rattled() -> Frame:
 def primitive_label(displaced_primitive, fast, code, tmp_path_factory):
     """A real label of a low-symmetry primitive cell, with its directory."""
     directory = tmp_path_factory.mktemp("primitive")
-    return label_frame(displaced_primitive, fast, Stencil(), code, directory), directory
+    return label_frame(PwEngine(fast, code), displaced_primitive, Stencil(), directory), directory
 
 
 @pytest.fixture

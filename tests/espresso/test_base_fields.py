@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from fieldloop.dft_inputs.espresso import critical_field, label_frame
-from fieldloop.dft_inputs.espresso.gap import STEP_FRACTION, STEP_RANGE, step_from_gap
+from fieldloop.dft_inputs.espresso import PwEngine
+from fieldloop.dft_inputs.insulators import STEP_FRACTION, STEP_RANGE, critical_field, step_from_gap
+from fieldloop.dft_inputs.labelling import label_frame
 from fieldloop.dft_inputs.quality import assemble
 from fieldloop.dft_inputs.records import LabelledFrame
 from fieldloop.dft_inputs.stencil import Stencil
@@ -15,13 +16,13 @@ BASE = (0.0, 0.0, 0.02)
 @pytest.fixture(scope="module")
 def biased(primitive_label, fast, code, tmp_path_factory):
     frame = primitive_label[0].frame
-    return label_frame(frame, fast, Stencil(base=BASE), code, tmp_path_factory.mktemp("biased"))
+    return label_frame(PwEngine(fast, code), frame, Stencil(base=BASE), tmp_path_factory.mktemp("biased"))
 
 
 @pytest.fixture(scope="module")
 def fourth(primitive_label, fast, code, tmp_path_factory):
     frame = primitive_label[0].frame
-    return label_frame(frame, fast, Stencil(order=4), code, tmp_path_factory.mktemp("fourth"))
+    return label_frame(PwEngine(fast, code), frame, Stencil(order=4), tmp_path_factory.mktemp("fourth"))
 
 
 def test_labels_at_a_base_field_follow_the_expansion_about_zero(primitive_label, biased):
@@ -37,7 +38,7 @@ def test_labels_at_a_base_field_follow_the_expansion_about_zero(primitive_label,
 def test_charges_at_a_base_field_agree_with_wider_points(primitive_label, biased, fast, code, tmp_path):
     """A stencil of steps as long as the base field reaches from zero to twice the field."""
     frame = primitive_label[0].frame
-    wide = label_frame(frame, fast, Stencil(base=BASE, step=BASE[2]), code, tmp_path)
+    wide = label_frame(PwEngine(fast, code), frame, Stencil(base=BASE, step=BASE[2]), tmp_path)
     assert wide.status == "done", wide.failure
     low = {point.name: point for point in wide.field_points}["-z"]
     assert np.allclose(low.field, 0)
@@ -50,7 +51,7 @@ def test_charges_at_a_base_field_agree_with_wider_points(primitive_label, biased
 
 def test_a_base_field_above_half_the_critical_one_is_refused_after_one_run(primitive_label, fast, counted, tmp_path):
     code, log = counted
-    label = label_frame(primitive_label[0].frame, fast, Stencil(base=(0.0, 0.1, 0.0)), code, tmp_path)
+    label = label_frame(PwEngine(fast, code), primitive_label[0].frame, Stencil(base=(0.0, 0.1, 0.0)), tmp_path)
     assert label.status == "failed"
     assert "of the critical field of this frame" in label.failure
     assert "label it at 0.5 of it or less" in label.failure
@@ -60,7 +61,7 @@ def test_a_base_field_above_half_the_critical_one_is_refused_after_one_run(primi
 def test_a_strong_base_field_is_refused_after_one_run_of_a_perfect_crystal_too(primitive, fast, counted, tmp_path):
     """Along [111], which a rotation and mirrors of the crystal keep."""
     code, log = counted
-    label = label_frame(primitive, fast, Stencil(base=(0.08, 0.08, 0.08)), code, tmp_path)
+    label = label_frame(PwEngine(fast, code), primitive, Stencil(base=(0.08, 0.08, 0.08)), tmp_path)
     assert "of the critical field of this frame" in label.failure
     assert log.read_text().count("start") == 1
 
@@ -99,7 +100,7 @@ def test_errors_of_loose_scf_are_foreseen(primitive_label, fast, code, tmp_path)
     """The estimates bound what tighter convergence changes, and no more than twenty times too high."""
     reference = primitive_label[0].response
     settings = fast.model_copy(update={"conv_thr": 1e-8})
-    loose = label_frame(primitive_label[0].frame, settings, Stencil(), code, tmp_path)
+    loose = label_frame(PwEngine(settings, code), primitive_label[0].frame, Stencil(), tmp_path)
     error = np.abs(loose.response.born_effective_charges - reference.born_effective_charges).max()
     assert error < loose.quality.born_effective_charges_accuracy < 20 * error
     assert "born_effective_charges_accuracy" in loose.quality.flags

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
-from fieldloop.dft_inputs.espresso import PwCode, PwOutputError, PwSettings, label_frame
+from fieldloop.dft_inputs.espresso import PwCode, PwEngine, PwOutputError, PwSettings
 from fieldloop.dft_inputs.espresso.dfpt import PhCode, PhSettings, label_frame_dfpt, read_ph_output
 from fieldloop.dft_inputs.espresso.dfpt.inputs import dfpt_label_id
+from fieldloop.dft_inputs.labelling import label_frame
 from fieldloop.dft_inputs.records import Frame, LabelledFrame
 from fieldloop.dft_inputs.stencil import Stencil
 from fieldloop.dft_inputs.units import VACUUM_PERMITTIVITY
@@ -45,7 +46,7 @@ def labelled(silane, settings, silane_code, tmp_path_factory):
     home = tmp_path_factory.mktemp("silane")
     response = label_frame_dfpt(silane, settings, PhSettings(), PhCode(pw=silane_code), home / "dfpt")
     assert response.status == "done", response.failure
-    return response, label_frame(silane, settings, Stencil(), silane_code, home / "fields"), home / "dfpt"
+    return response, label_frame(PwEngine(settings, silane_code), silane, Stencil(), home / "fields"), home / "dfpt"
 
 
 def test_charges_agree_with_finite_fields(labelled):

@@ -7,8 +7,9 @@ import pytest
 from ase.build import bulk
 from fieldloop.dft_inputs.espresso.goedecker import local_potential, projector, read_goedecker, write_upf
 from fieldloop.dft_inputs.espresso.inputs import plain_input
-from fieldloop.dft_inputs.espresso.run import lease, link_pseudopotentials, run_point
+from fieldloop.dft_inputs.espresso.run import link_pseudopotentials, run_point
 from fieldloop.dft_inputs.espresso.settings import PwSettings
+from fieldloop.dft_inputs.program import lease
 from fieldloop.dft_inputs.pseudopotentials import read_pseudopotential
 from fieldloop.dft_inputs.records import Frame
 from scipy.integrate import quad
@@ -41,7 +42,7 @@ def run(code, tmp_path):
 
     def run(frame, file, name):
         pseudopotential = {"Si": read_pseudopotential(file)}
-        with lease(tmp_path / "runs", 5.0) as descriptor:
+        with lease(tmp_path / "runs", code) as descriptor:
             link_pseudopotentials(tmp_path / "runs", pseudopotential)
             text = plain_input(frame, settings, pseudopotential, name)
             return run_point(tmp_path / "runs" / name, text, code, name=name, lease_descriptor=descriptor)

@@ -11,14 +11,15 @@ import psutil
 import pytest
 from ase.build import bulk
 from fieldloop.dft_inputs.branches import align_dipoles, align_enthalpies, string_counts, string_lattice
-from fieldloop.dft_inputs.espresso import PwCode, PwSettings, label_frame
+from fieldloop.dft_inputs.errors import EngineError, Failure
+from fieldloop.dft_inputs.espresso import PwCode, PwEngine, PwSettings
 from fieldloop.dft_inputs.espresso.attempts import read_attempts
-from fieldloop.dft_inputs.espresso.failures import Failure, PwRunError, falls, scf_accuracies, stagnates, wall_seconds
+from fieldloop.dft_inputs.espresso.failures import falls, scf_accuracies, stagnates, wall_seconds
 from fieldloop.dft_inputs.espresso.handlers import LADDER, closed_gap, next_remedy
-from fieldloop.dft_inputs.espresso.labels import prepare_job
 from fieldloop.dft_inputs.espresso.namelists import with_keys
-from fieldloop.dft_inputs.espresso.run import lease
 from fieldloop.dft_inputs.espresso.scratch import drop_scratch, has_scratch, make_scratch, scratch_bytes
+from fieldloop.dft_inputs.labelling import label_frame
+from fieldloop.dft_inputs.program import lease
 from fieldloop.dft_inputs.records import Frame
 from fieldloop.dft_inputs.stencil import Stencil
 from pydantic import ValidationError
@@ -44,7 +45,7 @@ def stretched(scale: float) -> Frame:
 @pytest.fixture(scope="module")
 def plain(displaced_primitive, fast, code, tmp_path_factory):
     """The label without any trouble."""
-    return label_frame(displaced_primitive, fast, FORWARD, code, tmp_path_factory.mktemp("plain"))
+    return label_frame(PwEngine(fast, code), displaced_primitive, FORWARD, tmp_path_factory.mktemp("plain"))
 
 
 # The SCF
@@ -52,19 +53,19 @@ def plain(displaced_primitive, fast, code, tmp_path_factory):
 
 def test_slow_scf_goes_on_from_its_density_and_costs_nothing_more(plain, displaced_primitive, code, tmp_path):
     settings = PwSettings.from_protocol("fast", electron_maxstep=6)
-    label = label_frame(displaced_primitive, settings, FORWARD, code, tmp_path)
+    label = label_frame(PwEngine(settings, code), displaced_primitive, FORWARD, tmp_path)
     assert label.status == "done", label.failure
     assert_same_numbers(label, plain)
     assert label.quality.repairs[0] == "zero: SCF not converged in 6 iterations at zero, then more iterations"
     assert label.quality.passed
     assert label.provenance.scf_iterations <= plain.provenance.scf_iterations + 4
     assert (tmp_path / "zero" / "pw.1.out").exists()
-    assert label_frame(displaced_primitive, settings, FORWARD, code, tmp_path) == label
+    assert label_frame(PwEngine(settings, code), displaced_primitive, FORWARD, tmp_path) == label
 
 
 def test_the_ladder_is_climbed_with_the_numbers_unchanged(plain, displaced_primitive, code, tmp_path):
     settings = PwSettings.from_protocol("fast", electron_maxstep=4)
-    label = label_frame(displaced_primitive, settings, FORWARD, code, tmp_path)
+    label = label_frame(PwEngine(settings, code), displaced_primitive, FORWARD, tmp_path)
     assert label.status == "done", label.failure
     assert "then conjugate gradients (diagonalization cg)" in label.quality.repairs[0]
     assert_same_numbers(label, plain)
@@ -75,7 +76,7 @@ def test_every_remedy_leads_to_the_same_numbers(plain, displaced_primitive, fast
     """Each as the only rung: mixing, diagonalization and Berry cycles are ways, not aims."""
     monkeypatch.setattr("fieldloop.dft_inputs.espresso.handlers.LADDER", (remedy,))
     settings = fast.model_copy(update={"electron_maxstep": 9 if remedy.from_disk else 60})
-    label = label_frame(displaced_primitive, settings, FORWARD, code, tmp_path)
+    label = label_frame(PwEngine(settings, code), displaced_primitive, FORWARD, tmp_path)
     assert label.status == "done", label.failure
     assert_same_numbers(label, plain)
 
@@ -83,7 +84,7 @@ def test_every_remedy_leads_to_the_same_numbers(plain, displaced_primitive, fast
 def test_job_done_of_an_unconverged_run_is_no_number(displaced_primitive, code, tmp_path):
     """pw.x prints JOB DONE after two iterations too (dpgen #732)."""
     settings = PwSettings.from_protocol("fast", electron_maxstep=2)
-    label = label_frame(displaced_primitive, settings, FORWARD, code, tmp_path)
+    label = label_frame(PwEngine(settings, code), displaced_primitive, FORWARD, tmp_path)
     assert "JOB DONE" in (tmp_path / "zero" / "pw.out").read_text()
     assert label.status == "failed"
     assert label.failure.startswith("SCF not converged in 2 iterations at zero, nor with more iterations, conjugate")
@@ -95,7 +96,7 @@ def test_field_beyond_the_critical_one_is_given_up_early_with_the_reason(fast, c
     """The SCF goes round in circles; it is stopped long before its last iteration, and no remedy is tried."""
     settings = fast.model_copy(update={"electron_maxstep": 5000})
     start = time.process_time()
-    label = label_frame(stretched(1.2), settings, Stencil(order=1, step=0.1), code, tmp_path)
+    label = label_frame(PwEngine(settings, code), stretched(1.2), Stencil(order=1, step=0.1), tmp_path)
     assert time.process_time() - start < 60
     assert label.status == "failed"
     assert "SCF stagnates after" in label.failure
@@ -107,7 +108,7 @@ def test_field_beyond_the_critical_one_is_given_up_early_with_the_reason(fast, c
 
 
 def test_metal_is_named(fast, code, tmp_path):
-    label = label_frame(stretched(1.25), fast, FORWARD, code, tmp_path)
+    label = label_frame(PwEngine(fast, code), stretched(1.25), FORWARD, tmp_path)
     assert label.failure.startswith("metallic: fields need an insulator; gap 0.0")
     assert closed_gap(stretched(1.4), fast, code, tmp_path) == "gap closed (-0.06 eV), fields need an insulator"
     assert closed_gap(stretched(1.0), fast, code, tmp_path / "open") is None
@@ -158,11 +159,11 @@ def test_only_the_way_to_convergence_can_be_changed():
 
 
 def test_time_limit_stops_cleanly_and_the_next_call_goes_on(rattled, fast, code, tmp_path):
-    whole = label_frame(rattled, fast, FORWARD, code, tmp_path / "whole")
+    whole = label_frame(PwEngine(fast, code), rattled, FORWARD, tmp_path / "whole")
     limit, stops = 0.5, []
     while True:
         limited = code.model_copy(update={"max_seconds": limit})
-        label = label_frame(rattled, fast, FORWARD, limited, tmp_path / "limited")
+        label = label_frame(PwEngine(fast, limited), rattled, FORWARD, tmp_path / "limited")
         if label.status == "done" or len(stops) == 12:
             break
         stops.append(label.failure)
@@ -180,7 +181,7 @@ def test_time_limit_stops_cleanly_and_the_next_call_goes_on(rattled, fast, code,
 def test_batch_job_that_is_over_starts_nothing(displaced_primitive, fast, counted, tmp_path):
     code, log = counted
     late = code.model_copy(update={"environment": {"SLURM_JOB_END_TIME": str(int(time.time()) + 60)}})
-    label = label_frame(displaced_primitive, fast, FORWARD, late, tmp_path / "late")
+    label = label_frame(PwEngine(fast, late), displaced_primitive, FORWARD, tmp_path / "late")
     assert label.failure == "no time is left in this batch job for zero; run again to resume"
     assert log.read_text() == ""
     early = code.model_copy(update={"environment": {"SLURM_JOB_END_TIME": str(int(time.time()) + 3600)}})
@@ -204,11 +205,11 @@ def test_killed_with_sigkill_is_named_and_resumed_from_the_start_of_the_point(ra
 
     thread = threading.Thread(target=kill)
     thread.start()
-    label = label_frame(rattled, fast, FORWARD, code, tmp_path)
+    label = label_frame(PwEngine(fast, code), rattled, FORWARD, tmp_path)
     thread.join()
     assert label.failure == "pw.x was killed (signal 9) at +y"
     assert [point.name for point in label.field_points] == ["zero", "+x"]
-    label = label_frame(rattled, fast, FORWARD, code, tmp_path)
+    label = label_frame(PwEngine(fast, code), rattled, FORWARD, tmp_path)
     assert label.status == "done"
     assert label.quality.repairs == ()
 
@@ -224,10 +225,10 @@ def test_files_larger_than_allowed(rattled, fast, code, tmp_path):
     # Open MPI's daemon would need larger files than pw.x may write here.
     alone = {"OMPI_MCA_ess_singleton_isolated": "1", "OMPI_MCA_btl": "self", "OMPI_MCA_pml": "ob1"}
     small = code.model_copy(update={"launcher": (str(script),), "environment": alone})
-    label = label_frame(rattled, fast, FORWARD, small, tmp_path / "frame")
+    label = label_frame(PwEngine(fast, small), rattled, FORWARD, tmp_path / "frame")
     assert label.status == "failed"
     assert label.failure.startswith("No space left on device at zero; make room or set codes.pw.scratch_dir")
-    assert label_frame(rattled, fast, FORWARD, code, tmp_path / "frame").status == "done"
+    assert label_frame(PwEngine(fast, code), rattled, FORWARD, tmp_path / "frame").status == "done"
 
 
 def test_full_scratch_disk(rattled, fast, code, tmp_path):
@@ -244,8 +245,8 @@ def test_full_scratch_disk(rattled, fast, code, tmp_path):
         full = code.model_copy(update={"scratch_dir": str(disk), "scratch_quota": 1e12})
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("fieldloop.dft_inputs.espresso.stencil_runs.require_space", lambda *_: None)
-            label = label_frame(rattled, fast, FORWARD, full, tmp_path / "frame")
+            patch.setattr("fieldloop.dft_inputs.espresso.job.require_space", lambda *_: None)
+            label = label_frame(PwEngine(fast, full), rattled, FORWARD, tmp_path / "frame")
     finally:
         if not mounted.returncode:
             subprocess.run(["umount", "-l", disk], check=True)
@@ -256,20 +257,22 @@ def test_full_scratch_disk(rattled, fast, code, tmp_path):
 
 def test_too_much_scratch_is_refused_before_anything_runs(rattled, fast, counted, tmp_path):
     code, log = counted
-    label = label_frame(rattled, fast, FORWARD, code.model_copy(update={"scratch_quota": 1e6}), tmp_path / "frame")
+    label = label_frame(
+        PwEngine(fast, code.model_copy(update={"scratch_quota": 1e6})), rattled, FORWARD, tmp_path / "frame"
+    )
     assert label.failure.startswith("this label needs about 0.0")
     assert "codes.pw.scratch_quota (0.001 GB): raise it" in label.failure
     assert log.read_text() == ""
     huge = fast.model_copy(update={"ecutwfc": 4000.0, "kpoints": (40, 40, 40)})
-    label = label_frame(rattled, huge, FORWARD, code, tmp_path / "huge")
+    label = label_frame(PwEngine(huge, code), rattled, FORWARD, tmp_path / "huge")
     assert "GB free: make room" in label.failure
     assert log.read_text() == ""
 
 
 def test_estimate_of_scratch_files_holds(rattled, fast, code, tmp_path, monkeypatch):
     """Against what the real pw.x leaves."""
-    monkeypatch.setattr("fieldloop.dft_inputs.espresso.stencil_runs.drop_scratch", lambda directory: None)
-    assert label_frame(rattled, fast, FORWARD, code, tmp_path).status == "done"
+    monkeypatch.setattr("fieldloop.dft_inputs.espresso.job.drop_scratch", lambda directory: None)
+    assert label_frame(PwEngine(fast, code), rattled, FORWARD, tmp_path).status == "done"
     written = [
         sum(path.stat().st_size for path in (tmp_path / name / "scratch").rglob("*") if path.is_file())
         for name in ("zero", "field+x")
@@ -282,14 +285,17 @@ def test_estimate_of_scratch_files_holds(rattled, fast, code, tmp_path, monkeypa
 def test_estimate_counts_all_points_that_the_last_of_an_axis_starts_from(
     displaced_primitive, fast, code, tmp_path, order, points
 ):
-    job = prepare_job(displaced_primitive, fast, Stencil(order=order), code, tmp_path)
-    assert job.points_at_a_time == points
+    job = PwEngine(fast, code).prepare(displaced_primitive, Stencil(order=order), tmp_path)
+    assert 1 + max(len(job.sources(name)) for name in job.fields) == points
 
 
 def test_scratch_on_a_disk_of_its_own(plain, displaced_primitive, fast, code, tmp_path):
     disk = tmp_path / "fast disk"
     label = label_frame(
-        displaced_primitive, fast, FORWARD, code.model_copy(update={"scratch_dir": str(disk)}), tmp_path / "frame"
+        PwEngine(fast, code.model_copy(update={"scratch_dir": str(disk)})),
+        displaced_primitive,
+        FORWARD,
+        tmp_path / "frame",
     )
     assert label.status == "done", label.failure
     assert label.label_id == plain.label_id
@@ -374,7 +380,7 @@ def test_launchers_that_cannot_work(given, complaint):
 
 
 def test_two_ranks_give_the_numbers_of_one(plain, displaced_primitive, fast, code, tmp_path):
-    parallel = label_frame(displaced_primitive, fast, FORWARD, code.model_copy(update={"ranks": 2}), tmp_path)
+    parallel = label_frame(PwEngine(fast, code.model_copy(update={"ranks": 2})), displaced_primitive, FORWARD, tmp_path)
     assert parallel.status == "done", parallel.failure
     assert parallel.label_id == plain.label_id
     assert parallel.response.enthalpy == pytest.approx(plain.response.enthalpy, abs=1e-6)
@@ -386,17 +392,22 @@ def test_two_ranks_give_the_numbers_of_one(plain, displaced_primitive, fast, cod
 
 
 def test_parts_of_a_label_share_its_directory_but_not_with_the_whole(tmp_path):
-    from fieldloop.dft_inputs.espresso import DirectoryBusyError
+    from fieldloop.dft_inputs.errors import DirectoryBusyError
 
-    with lease(tmp_path, 0.3, part="x"), lease(tmp_path, 0.3, part="y"):
+    hasty = PwCode(lease_timeout=0.3)
+    with lease(tmp_path, hasty, part="x"), lease(tmp_path, hasty, part="y"):
         for part in ("", "x"):
-            with pytest.raises(DirectoryBusyError), lease(tmp_path, 0.3, part=part):
+            with pytest.raises(DirectoryBusyError), lease(tmp_path, hasty, part=part):
                 pass
-    with lease(tmp_path, 0.3), pytest.raises(DirectoryBusyError), lease(tmp_path, 0.3, part="x"):
+    with (
+        lease(tmp_path, hasty),
+        pytest.raises(DirectoryBusyError),
+        lease(tmp_path, hasty, part="x"),
+    ):
         pass
 
 
 def test_no_time_is_no_failure_of_the_point():
-    error = PwRunError("late", Failure.TIME_LIMIT)
+    error = EngineError("late", Failure.TIME_LIMIT)
     assert error.kind is Failure.TIME_LIMIT
-    assert PwRunError("bad").kind is Failure.OTHER
+    assert EngineError("bad").kind is Failure.OTHER

@@ -5,10 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from ase.io import read
-from fieldloop.dft_inputs.espresso import PwCode, PwNotFoundError, PwSettings, label_frame, label_id, protocols
+from fieldloop.dft_inputs.errors import ProgramNotFoundError
+from fieldloop.dft_inputs.espresso import PwCode, PwEngine, PwSettings, label_id, protocols
 from fieldloop.dft_inputs.espresso.inputs import field_input
-from fieldloop.dft_inputs.espresso.labels import check_neutral
 from fieldloop.dft_inputs.espresso.outputs import PwOutputError, read_pw_output
+from fieldloop.dft_inputs.espresso.points import check_neutral
+from fieldloop.dft_inputs.labelling import label_frame
 from fieldloop.dft_inputs.pseudopotentials import PseudopotentialError
 from fieldloop.dft_inputs.stencil import Stencil
 from fieldloop.dft_inputs.units import RYDBERG_FIELD_IN_V_PER_ANGSTROM
@@ -89,16 +91,16 @@ def test_label_id_depends_on_what_determines_the_numbers(rattled, primitive, fas
 @pytest.mark.parametrize("missing", [{"command": "no-such-pw.x"}, {"launcher": "no-such-mpirun -np 2"}])
 def test_missing_program_says_what_to_do(rattled, fast, tmp_path, missing):
     with pytest.raises(
-        PwNotFoundError, match=r"no-such-.*not found: load the module .*conda-forge.*apt.*codes\.pw\.command"
+        ProgramNotFoundError, match=r"no-such-.*not found: load the module .*conda-forge.*apt.*codes\.pw\.command"
     ):
-        label_frame(rattled, fast, Stencil(), PwCode(**missing), tmp_path / "frame")
+        label_frame(PwEngine(fast, PwCode(**missing)), rattled, Stencil(), tmp_path / "frame")
     assert not (tmp_path / "frame").exists()
 
 
 def test_missing_pseudopotential_is_refused_before_anything_runs(rattled, fast, tmp_path):
     code = PwCode(pseudo_dir=str(tmp_path))
     with pytest.raises(PseudopotentialError, match="no pseudopotential for Al"):
-        label_frame(rattled, fast, Stencil(), code, tmp_path / "frame")
+        label_frame(PwEngine(fast, code), rattled, Stencil(), tmp_path / "frame")
     with pytest.raises(PseudopotentialError, match="by file, not by path"):
         PwCode(pseudopotentials={"Al": "/tmp/Al.UPF"}).find_pseudopotentials(["Al"])
 

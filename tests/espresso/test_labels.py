@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
-from fieldloop.dft_inputs.espresso import PwSettings, label_frame, labels
+from fieldloop.dft_inputs.espresso import PwEngine, PwSettings, job
 from fieldloop.dft_inputs.espresso.inputs import occupied_bands, zero_input
-from fieldloop.dft_inputs.espresso.labels import field_point, zero_point
 from fieldloop.dft_inputs.espresso.phases import dipole_from_phases, string_phases
-from fieldloop.dft_inputs.espresso.run import lease, link_pseudopotentials, run_point
+from fieldloop.dft_inputs.espresso.points import field_point, zero_point
+from fieldloop.dft_inputs.espresso.run import link_pseudopotentials, run_point
+from fieldloop.dft_inputs.labelling import label_frame
 from fieldloop.dft_inputs.polarization import fold
+from fieldloop.dft_inputs.program import lease
 from fieldloop.dft_inputs.quality import QualityBounds, assemble
 from fieldloop.dft_inputs.records import Frame
 from fieldloop.dft_inputs.stencil import Stencil
@@ -26,7 +28,7 @@ def zero_field_polarization(frame, settings, code, directory):
     """P from one SCF at zero field, on whatever branch it lands."""
     pseudopotentials = code.find_pseudopotentials(frame.species)
     text = zero_input(frame, settings, pseudopotentials, "P")
-    with lease(directory, 1.0) as descriptor:
+    with lease(directory, code) as descriptor:
         link_pseudopotentials(directory, pseudopotentials)
         output = run_point(directory / "zero", text, code, name="zero", lease_descriptor=descriptor)
     save = directory / "zero" / "scratch" / "pwscf.save"
@@ -94,7 +96,7 @@ def test_born_charges_from_forces_and_from_displacements(fast, code, tmp_path, m
     atoms = bulk("AlAs", "zincblende", a=5.65, cubic=True)
     atoms.rattle(displacement, seed=1)
     frame = Frame.from_atoms(atoms)
-    label = label_frame(frame, fast, Stencil(), code, tmp_path / "label")
+    label = label_frame(PwEngine(fast, code), frame, Stencil(), tmp_path / "label")
     assert label.status == "done"
     assert label.quality.enthalpy_law_error < 5e-3
     charges = label.response.born_effective_charges[atom]
@@ -119,7 +121,7 @@ def _charge_at_8x8x8(directory):
 @pytest.mark.slow
 def test_primitive_cell_near_dfpt_for_real(primitive, code, data, tmp_path):
     settings = PwSettings.from_protocol("fast", kpoints=(8, 8, 8), conv_thr=1e-12)
-    label = label_frame(primitive, settings, Stencil(), code, tmp_path)
+    label = label_frame(PwEngine(settings, code), primitive, Stencil(), tmp_path)
     charges = label.response.born_effective_charges[0]
     assert np.diag(charges) == pytest.approx([DFPT_CHARGE_OF_AL] * 3, rel=0.02)
     assert charges[0, 0] == pytest.approx(_charge_at_8x8x8(data / "alas_primitive_8x8x8"), abs=2e-3)
@@ -154,7 +156,7 @@ def test_enthalpy_of_every_point_is_absolute(primitive_label):
 def test_moving_an_ion_by_a_lattice_vector_changes_the_branch_only(primitive_label, fast, code, tmp_path, move):
     label, _ = primitive_label
     frame = label.frame
-    far = label_frame(move(frame, 0, frame.cell[0]), fast, Stencil(), code, tmp_path).response
+    far = label_frame(PwEngine(fast, code), move(frame, 0, frame.cell[0]), Stencil(), tmp_path).response
     near = label.response
     quanta = (far.polarization - near.polarization) @ np.linalg.inv(near.polarization_quanta)
     assert np.allclose(quanta, np.rint(quanta), atol=1e-5)
@@ -167,7 +169,7 @@ def test_label_about_a_finite_field(primitive_label, fast, code, tmp_path):
     """Labels at E are those at 0 to the order of the response: F + Z*.E, P + alpha.E, U - P.E - E.alpha.E/2."""
     label, _ = primitive_label
     zero, field = label.response, np.array([0.02, 0.01, -0.01])
-    biased = label_frame(label.frame, fast, Stencil(base=tuple(field)), code, tmp_path)
+    biased = label_frame(PwEngine(fast, code), label.frame, Stencil(base=tuple(field)), tmp_path)
     assert biased.status == "done", biased.failure
     response = biased.response
     assert np.allclose(response.field, field)
@@ -184,7 +186,7 @@ def test_label_about_a_finite_field(primitive_label, fast, code, tmp_path):
 
 def test_order_four_agrees_with_order_two(primitive_label, fast, code, tmp_path):
     label, _ = primitive_label
-    fourth = label_frame(label.frame, fast, Stencil(order=4), code, tmp_path)
+    fourth = label_frame(PwEngine(fast, code), label.frame, Stencil(order=4), tmp_path)
     assert fourth.provenance.scf_count == 13
     near, far = label.response, fourth.response
     assert np.allclose(far.born_effective_charges, near.born_effective_charges, atol=3e-3)
@@ -201,7 +203,7 @@ def test_bounds_flag_what_fails(stored):
 
 def test_symmetry_of_a_perfect_crystal_saves_runs(primitive, stored, fast, code, tmp_path):
     """Three runs instead of seven; the label is that of the stored seven."""
-    label = label_frame(primitive, fast, Stencil(), code, tmp_path)
+    label = label_frame(PwEngine(fast, code), primitive, Stencil(), tmp_path)
     assert label.provenance.scf_count == 3
     assert {p.name: p.rotated_from for p in label.field_points if p.rotated_from} == {
         "+y": "+x", "+z": "+x", "-y": "-x", "-z": "-x"
@@ -210,20 +212,20 @@ def test_symmetry_of_a_perfect_crystal_saves_runs(primitive, stored, fast, code,
     assert np.allclose(frame.cell, primitive.cell, atol=1e-6)
     assert np.allclose(label.response.born_effective_charges, response.born_effective_charges, atol=2e-3)
     assert np.allclose(label.response.polarizability, response.polarizability, rtol=2e-3, atol=2e-3)
-    assert label_frame(primitive, fast, Stencil(), code, tmp_path) == label
+    assert label_frame(PwEngine(fast, code), primitive, Stencil(), tmp_path) == label
 
 
 def test_what_is_repaired_at_a_point_that_others_are_rotated_from_is_told(primitive, fast, code, tmp_path, monkeypatch):
     """An enthalpy off by a whole quantum, of all strings at once: its images are mended with it."""
-    label = label_frame(primitive, fast, Stencil(), code, tmp_path)
+    label = label_frame(PwEngine(fast, code), primitive, Stencil(), tmp_path)
 
     def on_another_branch(name, output, *args, **kwargs):
         point = field_point(name, output, *args, **kwargs)
         jump = 2 * primitive.cell[1] if name == "+x" else np.zeros(3)
         return point.model_copy(update={"enthalpy": point.enthalpy - float(jump @ point.field)})
 
-    monkeypatch.setattr(labels, "field_point", on_another_branch)
-    moved = label_frame(primitive, fast, Stencil(), code, tmp_path)
+    monkeypatch.setattr(job, "field_point", on_another_branch)
+    moved = label_frame(PwEngine(fast, code), primitive, Stencil(), tmp_path)
     (line,) = moved.quality.repairs
     assert line.startswith("+x: enthalpy moved by")
     assert moved.quality.enthalpy_law_error == pytest.approx(label.quality.enthalpy_law_error, abs=1e-6)

@@ -12,8 +12,11 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from fieldloop.dft_inputs.espresso import DirectoryBusyError, PwCode, PwRunError, PwSettings, label_frame
-from fieldloop.dft_inputs.espresso.run import finish_point, lease, run_point
+from fieldloop.dft_inputs.errors import DirectoryBusyError, EngineError
+from fieldloop.dft_inputs.espresso import PwCode, PwEngine, PwSettings
+from fieldloop.dft_inputs.espresso.run import finish_point, run_point
+from fieldloop.dft_inputs.labelling import label_frame
+from fieldloop.dft_inputs.program import lease
 from fieldloop.dft_inputs.stencil import Stencil
 
 FORWARD = Stencil(order=1)
@@ -55,10 +58,11 @@ def labeller(tmp_path):
         import sys
         from fieldloop.dft_inputs.records import Frame
         from fieldloop.dft_inputs.stencil import Stencil
-        from fieldloop.dft_inputs.espresso import PwCode, PwSettings, label_frame
+        from fieldloop.dft_inputs.espresso import PwCode, PwEngine, PwSettings
+        from fieldloop.dft_inputs.labelling import label_frame
         records = zip((Frame, PwSettings, PwCode), sys.argv[1:])
         frame, settings, code = (record.model_validate_json(text) for record, text in records)
-        sys.exit(label_frame(frame, settings, Stencil(order=1), code, sys.argv[4]).status != "done")
+        sys.exit(label_frame(PwEngine(settings, code), frame, Stencil(order=1), sys.argv[4]).status != "done")
     """)
 
     def start(frame, settings, code, directory):
@@ -72,7 +76,7 @@ def test_finished_label_is_read_not_run(primitive_label, fast, counted):
     label, directory = primitive_label
     code, log = counted
     before = times(directory)
-    again = label_frame(label.frame, fast, Stencil(), code, directory)
+    again = label_frame(PwEngine(fast, code), label.frame, Stencil(), directory)
     assert again == label
     assert log.read_text() == ""
     assert times(directory) == before
@@ -95,7 +99,7 @@ def test_berry_phases_that_lost_a_line_are_made_again(primitive_label, fast, cou
     copy = Path(shutil.copytree(directory, tmp_path / "frame", symlinks=True))
     file = copy / "zero" / "phase.data2"
     file.write_text("".join(file.read_text().splitlines(keepends=True)[lines]))
-    again = label_frame(label.frame, fast, Stencil(), code, copy)
+    again = label_frame(PwEngine(fast, code), label.frame, Stencil(), copy)
     assert again.status == "done", again.failure
     assert np.allclose(again.response.polarization, label.response.polarization, atol=1e-6)
     assert log.read_text().count("start") == 1
@@ -109,11 +113,11 @@ def test_death_before_the_phases_are_written_loses_nothing(displaced_primitive, 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("fieldloop.dft_inputs.espresso.stencil_runs.string_phases", killed)
+        patch.setattr("fieldloop.dft_inputs.espresso.job.string_phases", killed)
         with pytest.raises(KeyboardInterrupt):
-            label_frame(displaced_primitive, fast, FORWARD, code, tmp_path / "frame")
+            label_frame(PwEngine(fast, code), displaced_primitive, FORWARD, tmp_path / "frame")
     assert set(times(tmp_path / "frame")) == {"zero"}
-    assert label_frame(displaced_primitive, fast, FORWARD, code, tmp_path / "frame").status == "done"
+    assert label_frame(PwEngine(fast, code), displaced_primitive, FORWARD, tmp_path / "frame").status == "done"
     assert log.read_text().count("start") == 4
 
 
@@ -130,8 +134,8 @@ def test_death_as_a_run_ends_repeats_nothing(displaced_primitive, fast, counted,
     with monkeypatch.context() as patch:
         patch.setattr("fieldloop.dft_inputs.espresso.handlers.finish_point", killed)
         with pytest.raises(KeyboardInterrupt):
-            label_frame(displaced_primitive, fast, FORWARD, code, tmp_path / "frame")
-    assert label_frame(displaced_primitive, fast, FORWARD, code, tmp_path / "frame").status == "done"
+            label_frame(PwEngine(fast, code), displaced_primitive, FORWARD, tmp_path / "frame")
+    assert label_frame(PwEngine(fast, code), displaced_primitive, FORWARD, tmp_path / "frame").status == "done"
     assert log.read_text().count("start") == 4
 
 
@@ -142,7 +146,7 @@ def test_launcher_of_another_mpi_is_noticed(displaced_primitive, fast, code, tmp
     script.chmod(0o755)
     wrong = code.model_copy(update={"launcher": (str(script), "-np", "{ranks}"), "ranks": 2})
     for _ in range(2):
-        label = label_frame(displaced_primitive, fast, FORWARD, wrong, tmp_path / "frame")
+        label = label_frame(PwEngine(fast, wrong), displaced_primitive, FORWARD, tmp_path / "frame")
         assert "pw.x ran on 1 of 2 ranks at zero" in (label.failure or "")
 
 
@@ -168,7 +172,7 @@ def test_killed_pw_fails_the_label_and_the_next_call_resumes(rattled, fast, coun
 
     thread = threading.Thread(target=killer)
     thread.start()
-    label = label_frame(rattled, fast, FORWARD, code, directory)
+    label = label_frame(PwEngine(fast, code), rattled, FORWARD, directory)
     thread.join()
     assert label.status == "failed"
     assert label.failure == "pw.x was killed (signal 9) at +x"
@@ -176,7 +180,7 @@ def test_killed_pw_fails_the_label_and_the_next_call_resumes(rattled, fast, coun
     assert (directory / "field+x" / "pw.out").exists()
     before, started = times(directory), log.read_text().count("start")
     assert set(before) == {"zero"}
-    label = label_frame(rattled, fast, FORWARD, code, directory)
+    label = label_frame(PwEngine(fast, code), rattled, FORWARD, directory)
     assert label.status == "done"
     assert times(directory)["zero"] == before["zero"]
     assert log.read_text().count("start") == started + 3
@@ -194,7 +198,7 @@ def test_death_of_the_parent_takes_pw_along_and_loses_nothing(rattled, fast, cou
     before = times(directory)
     assert {"zero", "field+x"} <= set(before)
     counting, log = counted
-    label = label_frame(rattled, fast, FORWARD, counting, directory)
+    label = label_frame(PwEngine(fast, counting), rattled, FORWARD, directory)
     assert label.status == "done"
     after = times(directory)
     assert {name: after[name] for name in before} == before
@@ -210,7 +214,7 @@ def test_ranks_that_outlive_their_launcher_are_waited_for(rattled, fast, code, t
     finally:
         parent.kill()
         parent.wait()
-    with lease(directory, 15.0):
+    with lease(directory, PwCode(lease_timeout=15.0)):
         assert not any(alive(process) for process in ranks)
 
 
@@ -224,29 +228,32 @@ def test_two_labellers_never_run_two_pw_in_one_directory(displaced_primitive, fa
 
 def test_held_directory_is_reported_in_words(displaced_primitive, fast, code, tmp_path):
     hasty = code.model_copy(update={"lease_timeout": 0.3})
-    with lease(tmp_path, 1.0), pytest.raises(DirectoryBusyError, match=r"labelling in .* for over 0\.3 s; wait"):
-        label_frame(displaced_primitive, fast, FORWARD, hasty, tmp_path)
+    with (
+        lease(tmp_path, hasty),
+        pytest.raises(DirectoryBusyError, match=r"labelling in .* for over 0\.3 s; wait"),
+    ):
+        label_frame(PwEngine(fast, hasty), displaced_primitive, FORWARD, tmp_path)
 
 
 def test_lease_lives_on_in_a_child(tmp_path):
     """pw.x inherits the lease: with its parent dead it still keeps others out."""
-    with lease(tmp_path, 1.0) as descriptor:
+    with lease(tmp_path, PwCode(lease_timeout=1.0)) as descriptor:
         child = subprocess.Popen(["sleep", "30"], pass_fds=(descriptor,))
     try:
-        with pytest.raises(DirectoryBusyError), lease(tmp_path, 0.3):
+        with pytest.raises(DirectoryBusyError), lease(tmp_path, PwCode(lease_timeout=0.3)):
             pass
     finally:
         child.kill()
         child.wait()
-    with lease(tmp_path, 0.3):
+    with lease(tmp_path, PwCode(lease_timeout=0.3)):
         pass
 
 
 def test_changed_settings_do_not_take_old_points(displaced_primitive, fast, counted, tmp_path):
     code, log = counted
-    first = label_frame(displaced_primitive, fast, FORWARD, code, tmp_path / "frame")
+    first = label_frame(PwEngine(fast, code), displaced_primitive, FORWARD, tmp_path / "frame")
     harder = fast.model_copy(update={"ecutwfc": 13.0})
-    second = label_frame(displaced_primitive, harder, FORWARD, code, tmp_path / "frame")
+    second = label_frame(PwEngine(harder, code), displaced_primitive, FORWARD, tmp_path / "frame")
     assert first.label_id != second.label_id
     assert first.response.enthalpy != pytest.approx(second.response.enthalpy, abs=1e-3)
     assert log.read_text().count("start") == 8
@@ -256,16 +263,16 @@ def test_lost_point_brings_back_what_it_starts_from(displaced_primitive, fast, c
     """Its zero run is made again, as the wavefunctions of a finished label are gone; the other points stay."""
     code, log = counted
     directory = tmp_path / "frame"
-    first = label_frame(displaced_primitive, fast, FORWARD, code, directory)
+    first = label_frame(PwEngine(fast, code), displaced_primitive, FORWARD, directory)
     (directory / "field+y" / "pw.xml").unlink()
-    second = label_frame(displaced_primitive, fast, FORWARD, code, directory)
+    second = label_frame(PwEngine(fast, code), displaced_primitive, FORWARD, directory)
     assert log.read_text().count("start") == 4 + 2
     assert second.response.polarizability == pytest.approx(first.response.polarizability, abs=1e-3)
 
 
 def test_unconverged_scf_fails_with_its_reason(displaced_primitive, code, tmp_path):
     settings = PwSettings.from_protocol("fast", electron_maxstep=3)
-    label = label_frame(displaced_primitive, settings, FORWARD, code, tmp_path)
+    label = label_frame(PwEngine(settings, code), displaced_primitive, FORWARD, tmp_path)
     assert label.status == "failed"
     assert label.failure.startswith("SCF not converged in 3 iterations at zero, nor with more iterations")
     assert not label.trainable
@@ -274,7 +281,7 @@ def test_unconverged_scf_fails_with_its_reason(displaced_primitive, code, tmp_pa
 
 
 def test_slow_run_is_stopped(rattled, fast, code, tmp_path):
-    label = label_frame(rattled, fast, FORWARD, code.model_copy(update={"timeout": 0.5}), tmp_path)
+    label = label_frame(PwEngine(fast, code.model_copy(update={"timeout": 0.5})), rattled, FORWARD, tmp_path)
     assert label.failure == "pw.x exceeded its 0.5 s at zero"
     assert not processes_in(tmp_path)
 
@@ -290,7 +297,7 @@ def test_slow_run_is_stopped(rattled, fast, code, tmp_path):
     ],
 )
 def test_other_failures_in_words(displaced_primitive, fast, fake_code, tmp_path, body, reason):
-    label = label_frame(displaced_primitive, fast, FORWARD, fake_code(body), tmp_path / "frame")
+    label = label_frame(PwEngine(fast, fake_code(body)), displaced_primitive, FORWARD, tmp_path / "frame")
     assert label.status == "failed"
     assert label.failure.startswith(reason)
     assert "\n" not in label.failure
@@ -301,7 +308,7 @@ def test_scratch_that_cannot_be_copied_is_one_line(code, tmp_path):
     for name in ("wfc1.dat", "wfc2.dat"):
         (tmp_path / "zero" / "scratch").mkdir(parents=True, exist_ok=True)
         (tmp_path / "zero" / "scratch" / name).symlink_to("gone")
-    with pytest.raises(PwRunError, match=r"cannot copy the files of zero for \+x: .*No such file") as caught:
+    with pytest.raises(EngineError, match=r"cannot copy the files of zero for \+x: .*No such file") as caught:
         run_point(tmp_path / "x", "", code, name="+x", lease_descriptor=0, start_from=tmp_path / "zero")
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 300
@@ -310,14 +317,14 @@ def test_scratch_that_cannot_be_copied_is_one_line(code, tmp_path):
 def test_environment_suits_small_runs_as_root(displaced_primitive, fast, fake_code, tmp_path):
     code = fake_code("echo $OMP_NUM_THREADS $OMPI_ALLOW_RUN_AS_ROOT $MINE >&2; exit 1")
     code = code.model_copy(update={"environment": {"MINE": "yes"}})
-    label = label_frame(displaced_primitive, fast, FORWARD, code, tmp_path / "frame")
+    label = label_frame(PwEngine(fast, code), displaced_primitive, FORWARD, tmp_path / "frame")
     assert label.failure.endswith("1 1 yes")
 
 
 def test_runs_under_a_launcher(displaced_primitive, fast, code, tmp_path):
     launched = code.model_copy(update={"launcher": ("mpirun", "-np", "1")})
-    parallel = label_frame(displaced_primitive, fast, FORWARD, launched, tmp_path / "mpirun")
+    parallel = label_frame(PwEngine(fast, launched), displaced_primitive, FORWARD, tmp_path / "mpirun")
     assert parallel.status == "done", parallel.failure
-    serial = label_frame(displaced_primitive, fast, FORWARD, code, tmp_path / "plain")
+    serial = label_frame(PwEngine(fast, code), displaced_primitive, FORWARD, tmp_path / "plain")
     assert parallel.label_id == serial.label_id
     assert parallel.response.enthalpy == pytest.approx(serial.response.enthalpy, abs=1e-8)

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 from ase import Atoms
-from fieldloop.dft_inputs.espresso import PwCode, PwSettings, band_gap, label_frame
-from fieldloop.dft_inputs.espresso.gap import judge_gap
+from fieldloop.dft_inputs.espresso import PwCode, PwEngine, PwSettings, band_gap
 from fieldloop.dft_inputs.espresso.inputs import field_input
+from fieldloop.dft_inputs.insulators import gap_of_bands
+from fieldloop.dft_inputs.labelling import label_frame
 from fieldloop.dft_inputs.quality import assemble
 from fieldloop.dft_inputs.records import Frame
 from fieldloop.dft_inputs.stencil import Stencil
@@ -36,7 +37,7 @@ def test_two_channels_reproduce_one(primitive_label, fast, code, tmp_path):
     """A nonmagnetic crystal is the same with and without spin polarization."""
     label, _ = primitive_label
     settings = PwSettings(**{**fast.model_dump(), "nspin": 2, "starting_magnetization": {"Al": 0.1}})
-    spin = label_frame(label.frame, settings, Stencil(), code, tmp_path)
+    spin = label_frame(PwEngine(settings, code), label.frame, Stencil(), tmp_path)
     assert spin.status == "done", spin.failure
     assert spin.trainable
     assert spin.label_id != label.label_id
@@ -50,7 +51,7 @@ def test_two_channels_reproduce_one(primitive_label, fast, code, tmp_path):
 
 
 def test_an_antiferromagnet_obeys_the_enthalpy_law(hydrogen, antiferromagnet, hydrogen_code, tmp_path):
-    label = label_frame(hydrogen, antiferromagnet, Stencil(), hydrogen_code, tmp_path / "label")
+    label = label_frame(PwEngine(antiferromagnet, hydrogen_code), hydrogen, Stencil(), tmp_path / "label")
     assert label.trainable, (label.failure, label.quality)
     assert label.quality.enthalpy_law_error < 0.01
     assert label.quality.magnetization_change < 1e-3
@@ -59,7 +60,6 @@ def test_an_antiferromagnet_obeys_the_enthalpy_law(hydrogen, antiferromagnet, hy
         assert point.absolute_magnetization > 1.0
     found = band_gap(hydrogen, antiferromagnet, hydrogen_code, tmp_path / "gap")
     assert not found.metallic
-    assert found.n_occupied == 1
 
 
 def test_without_a_start_that_breaks_the_symmetry_there_is_no_moment(
@@ -67,7 +67,7 @@ def test_without_a_start_that_breaks_the_symmetry_there_is_no_moment(
 ):
     """What ``starting_magnetization`` says is what pw.x starts from."""
     same = antiferromagnet.model_copy(update={"starting_magnetization": {"H": 0.0}})
-    label = label_frame(hydrogen, same, Stencil(), hydrogen_code, tmp_path)
+    label = label_frame(PwEngine(same, hydrogen_code), hydrogen, Stencil(), tmp_path)
     moments = [point.absolute_magnetization for point in label.field_points]
     assert not moments or max(moments) < 0.1
 
@@ -109,7 +109,7 @@ def test_a_magnetization_of_an_absent_element_is_refused(primitive, code):
 def test_the_gap_is_that_of_both_channels():
     """Up: occupied to 0 eV, empty from 3; down: occupied to 1, empty from 2.5; two k-points, one band occupied."""
     levels = np.array([[-1.0, 3.0, 0.5, 2.5], [0.0, 4.0, 1.0, 2.6]])
-    assert judge_gap(levels, 1, nspin=2).gap == pytest.approx(1.5)
+    assert gap_of_bands(levels, 1, nspin=2) == pytest.approx(1.5)
 
 
 def test_flipped_spins_are_flagged(stored):

@@ -4,10 +4,10 @@ import h5py
 import numpy as np
 import pytest
 from ase.build import bulk
-from fieldloop.dft_inputs.espresso import PwSettings, label_frame
+from fieldloop.dft_inputs.espresso import PwEngine, PwSettings
 from fieldloop.dft_inputs.espresso.inputs import field_input, occupied_bands, zero_input
 from fieldloop.dft_inputs.espresso.phases import read_phases, string_phases, write_phases
-from fieldloop.dft_inputs.espresso.run import lease, link_pseudopotentials, run_point
+from fieldloop.dft_inputs.espresso.run import link_pseudopotentials, run_point
 from fieldloop.dft_inputs.espresso.save_files import (
     SaveFileError,
     density_file,
@@ -23,6 +23,8 @@ from fieldloop.dft_inputs.espresso.warm_start import (
     orthonormalized,
     write_extrapolated,
 )
+from fieldloop.dft_inputs.labelling import label_frame
+from fieldloop.dft_inputs.program import lease
 from fieldloop.dft_inputs.records import Frame
 from fieldloop.dft_inputs.stencil import Stencil
 
@@ -51,7 +53,7 @@ def runs(code, tmp_path_factory):
         "plain": zero_input(frame, settings, pseudopotentials, "plain"),
         "berry": berry_run(field_input(frame, settings, pseudopotentials, np.zeros(3), comment="berry")),
     }
-    with lease(root, 1.0) as descriptor:
+    with lease(root, code) as descriptor:
         link_pseudopotentials(root, pseudopotentials)
         outputs = {
             name: run_point(root / name, text, code, name=name, lease_descriptor=descriptor)
@@ -194,10 +196,10 @@ def test_second_point_of_an_axis_takes_half_the_iterations(primitive_label):
 
 def test_label_is_that_of_seven_cold_runs(displaced_primitive, fast, code, tmp_path):
     """Each point from random wavefunctions and atomic densities, with the phases alone shared, gives the same."""
-    label = label_frame(displaced_primitive, fast, Stencil(), code, tmp_path / "label")
+    label = label_frame(PwEngine(fast, code), displaced_primitive, Stencil(), tmp_path / "label")
     pseudopotentials = code.find_pseudopotentials(displaced_primitive.species)
     forces = {}
-    with lease(tmp_path / "cold", 1.0) as descriptor:
+    with lease(tmp_path / "cold", code) as descriptor:
         link_pseudopotentials(tmp_path / "cold", pseudopotentials)
         for name in ("+x", "-x"):
             text = field_input(displaced_primitive, fast, pseudopotentials, Stencil().points()[name], comment=name)

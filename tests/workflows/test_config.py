@@ -91,6 +91,6 @@ def test_relative_paths_are_those_beside_the_file(tmp_path):
     text = DEMO.read_text().replace("command: pw.x", "command: ./bin/pw.x -nd 1")
     (folder / "loop.yaml").write_text(text.replace("/usr/share/espresso/pseudo", "pseudo"))
     pw = load_config(folder / "loop.yaml").codes.pw
-    assert pw.pseudo_dir == folder / "pseudo"
+    assert pw.pseudo_dir == str(folder / "pseudo")
     assert shlex.split(pw.command) == [str(folder / "bin" / "pw.x"), "-nd", "1"]
     assert load_config(DEMO).codes.pw.command == "pw.x"

@@ -9,7 +9,7 @@ from ase.build import bulk, make_supercell
 from ase.io import write
 from fieldloop.dft_inputs.consistency import MixedLabelsError
 from fieldloop.dft_inputs.espresso import PwSettings, band_gap
-from fieldloop.dft_inputs.espresso.gap import step_from_gap
+from fieldloop.dft_inputs.insulators import step_from_gap
 from fieldloop.dft_inputs.records import ElectricResponse, Frame, LabelledFrame, Provenance
 from fieldloop.model.settings import NetworkConfig
 from fieldloop.workflows.campaign import check_label_inputs, identity, prepare_loop, read_parent

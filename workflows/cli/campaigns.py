@@ -12,6 +12,7 @@ from jobflow.core.store import JobStore
 from rich.console import Console
 from rich.text import Text
 
+from ...dft_inputs.codes import kind_of
 from ...dft_inputs.records import Frame, LabelledFrame, Proposal
 from ..campaign import (
     REPORT_FILE,
@@ -36,7 +37,7 @@ from .errors import FAILED, INTERRUPTED, complain
 from .sampling import sampling_progress
 from .tables import cost_line, generation_table, new_console
 
-_REFUSALS = ("CampaignError", "PwRunError", "PwOutputError", "PwNotFoundError", "PseudopotentialError")
+_REFUSALS = ("CampaignError", "ProgramNotFoundError", "PseudopotentialError")
 """What the check of a crystal may raise where the input, not fieldloop, is at fault."""
 
 
@@ -44,7 +45,7 @@ def run_campaign(file: Path, *, retry_failed: bool = False, quiet: bool = False)
     """Run the loop of a campaign file to its end, and return the exit code.
 
     Raises:
-        ConfigError, PwNotFoundError, PseudopotentialError, SeedError, StoreError, RootInUse: before any DFT.
+        ConfigError, ProgramNotFoundError, PseudopotentialError, SeedError, StoreError, RootInUse: before any DFT.
         CampaignError: after one SCF on the parent crystal, a metal or too strong a field.
     """
     config = load_config(file)
@@ -137,7 +138,7 @@ def label_file(
     """Label all frames of a structure file with the settings of a campaign, and return the exit code.
 
     Raises:
-        ConfigError, PwNotFoundError, PseudopotentialError, StoreError, RootInUse: before any DFT.
+        ConfigError, ProgramNotFoundError, PseudopotentialError, StoreError, RootInUse: before any DFT.
         CampaignError: after one SCF for each composition, a metal or too strong a field.
     """
     config = load_config(file)
@@ -196,11 +197,12 @@ def label_progress(
     fractions: dict | None = None,
 ) -> FlowProgress:
     """What shows the progress of checks and labels."""
+    done_file = kind_of(maker.settings).engine.done_file
     return FlowProgress(
         console,
         config.directory,
         workers=config.workers,
-        fractions={"labels": label_fraction(len(maker.stencil.points())), **(fractions or {})},
+        fractions={"labels": label_fraction(len(maker.stencil.points()), done_file), **(fractions or {})},
         trouble=lambda event: _label_failure(store, event),
         quiet=quiet,
     )

@@ -65,7 +65,7 @@ def _user_errors() -> tuple[type[Exception], ...]:
     # Imported only where something went wrong, as these modules are slow to import.
     from ...active_learning.sampling.seeds import SeedError  # noqa: PLC0415
     from ...dft_inputs.conventions import ConventionError  # noqa: PLC0415
-    from ...dft_inputs.espresso import DirectoryBusyError, PwNotFoundError  # noqa: PLC0415
+    from ...dft_inputs.errors import DirectoryBusyError, ProgramNotFoundError  # noqa: PLC0415
     from ...dft_inputs.pseudopotentials import PseudopotentialError  # noqa: PLC0415
     from ..config import ConfigError  # noqa: PLC0415
     from ..labelling import CampaignError  # noqa: PLC0415
@@ -79,7 +79,7 @@ def _user_errors() -> tuple[type[Exception], ...]:
         ConventionError,
         DirectoryBusyError,
         PseudopotentialError,
-        PwNotFoundError,
+        ProgramNotFoundError,
         QueryError,
         RootInUse,
         SeedError,

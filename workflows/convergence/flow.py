@@ -18,6 +18,7 @@ from jobflow.core.maker import Maker
 from jobflow.core.reference import OnMissing
 from pymatgen.core import Structure
 
+from ...dft_inputs.espresso.code import PwCode
 from ...dft_inputs.espresso.settings import PwSettings, protocols
 from ...dft_inputs.records import Frame, LabelledFrame, Proposal, Record
 from ...dft_inputs.units import MV_PER_CM_IN_V_PER_ANGSTROM
@@ -154,7 +155,7 @@ def prepare_study(config: ConvergenceConfig) -> PreparedStudy:
 
     Raises:
         ConfigError: a structure, setting or unit that cannot work.
-        PwNotFoundError, PseudopotentialError: see there.
+        ProgramNotFoundError, PseudopotentialError: see there.
     """
     frame = read_parent(config)
     maker = ConvergenceMaker.from_config(config)
@@ -219,9 +220,15 @@ def judge_study(
     )
 
 
+def _pw_settings(maker: LabelMaker) -> PwSettings:
+    if not isinstance(maker.settings, PwSettings):
+        raise ConfigError("label.code: studies of convergence are made with pw.x")
+    return maker.settings
+
+
 def setting_of(maker: LabelMaker) -> Setting:
     """What a study varies of a label maker whose mesh is known."""
-    settings = maker.settings
+    settings = _pw_settings(maker)
     return Setting(
         kpoints=settings.mesh, ecutwfc=settings.ecutwfc, field_step=maker.stencil.step, conv_thr=settings.conv_thr
     )
@@ -229,23 +236,23 @@ def setting_of(maker: LabelMaker) -> Setting:
 
 def protocol_yaml(maker: LabelMaker, recommendation: Recommendation, series: Sequence[Series]) -> str:
     """The ``label`` section of a campaign file, with the caveats as comments."""
-    setting = recommendation.setting
-    protocol = maker.settings.protocol if maker.settings.protocol in protocols() else "standard"
+    setting, own = recommendation.setting, _pw_settings(maker)
+    protocol = own.protocol if own.protocol in protocols() else "standard"
     settings = {
-        **_changed(maker.settings, protocol),
+        **_changed(own, protocol),
         "kpoints": list(setting.kpoints),
         "ecutwfc": setting.ecutwfc,
         "conv_thr": setting.conv_thr,
     }
-    if maker.settings.ecutrho is not None:
-        settings["ecutrho"] = maker.settings.ecutrho * setting.ecutwfc / maker.settings.ecutwfc
+    if own.ecutrho is not None:
+        settings["ecutrho"] = own.ecutrho * setting.ecutwfc / own.ecutwfc
     label: dict = {
         "protocol": protocol,
         "settings": settings,
         "field_step": f"{setting.field_step / MV_PER_CM_IN_V_PER_ANGSTROM:.6g} MV/cm",
         "order": maker.order,
     }
-    if maker.code.pseudopotentials:
+    if isinstance(maker.code, PwCode) and maker.code.pseudopotentials:
         label["pseudopotentials"] = dict(maker.code.pseudopotentials)
     varied = ", ".join(one.parameter for one in series)
     head = [f"Varied one at a time: {varied}.", *(f"Caveat: {note}." for note in recommendation.notes)]
@@ -264,7 +271,7 @@ def _changed(settings: PwSettings, protocol: str) -> dict[str, Any]:
 def _varied(base: LabelMaker, parameter: Parameter, value: tuple[int, int, int] | float) -> LabelMaker:
     if parameter == "field_step":
         return replace(base, step=value)
-    return replace(base, settings=varied_settings(base.settings, parameter, value))
+    return replace(base, settings=varied_settings(_pw_settings(base), parameter, value))
 
 
 def _row(frame: Frame, setting: Setting, identity: str, label: LabelledFrame | None, base: Setting) -> ConvergenceRow:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ...dft_inputs.espresso.gap import critical_fraction
+from ...dft_inputs.insulators import critical_fraction
 from ...dft_inputs.quality import DEFAULT_BOUNDS
 from ...dft_inputs.records import Frame, LabelledFrame
 from ...dft_inputs.units import VACUUM_PERMITTIVITY

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ...errors import EngineError, failure_words
+from ...program import lease
 from ...pseudopotentials import Pseudopotential, family_hash
 from ...quality import DEFAULT_BOUNDS, QualityBounds
 from ...records import ElectricResponse, Frame, LabelledFrame, Proposal, Provenance, Quality
@@ -15,7 +17,7 @@ from ..goedecker import write_upf
 from ..handlers import run_with_remedies
 from ..inputs import plain_input, settings_hash
 from ..outputs import PwOutput, PwOutputError
-from ..run import PwRunError, ended_point, lease, link_pseudopotentials
+from ..run import ended_point, link_pseudopotentials
 from ..scratch import drop_scratch, has_scratch
 from ..settings import PwSettings
 from .inputs import RESPONSE, SCF, dfpt_inputs_hash, dfpt_label_id, response_input
@@ -69,7 +71,7 @@ def label_frame_dfpt(
         bounds: what passes the checks.
 
     Raises:
-        PwNotFoundError, PseudopotentialError, ValueError: nothing was run; the message says what to do.
+        ProgramNotFoundError, PseudopotentialError, ValueError: nothing was run; the message says what to do.
         DirectoryBusyError: another process labels in this directory.
     """
     code.pw.argv()
@@ -81,12 +83,12 @@ def label_frame_dfpt(
     pseudopotentials = tabulated(pseudopotentials, Path(directory) / "tabulated")
     job = DfptJob(frame, settings, response, code, pseudopotentials, Path(directory), identity)
     failure, outputs, labels, quality = None, None, ElectricResponse(), Quality()
-    with lease(job.directory, code.pw.lease_timeout, code.ph.program) as descriptor:
+    with lease(job.directory, code.ph) as descriptor:
         try:
             outputs = run_dfpt(job, descriptor)
             labels, quality = assemble_dfpt(*outputs, bounds)
-        except (PwRunError, PwOutputError, OSError) as error:
-            failure = " ".join(str(error).split())
+        except (EngineError, OSError) as error:
+            failure = failure_words(error)
     return LabelledFrame(
         label_id=identity,
         frame=frame,
@@ -126,7 +128,7 @@ def run_dfpt(job: DfptJob, descriptor: int) -> tuple[PwOutput, PhOutput]:
         descriptor: from ``lease``.
 
     Raises:
-        PwRunError: a run failed.
+        EngineError: a run failed.
     """
     scf, response = job.directory / SCF, job.directory / RESPONSE
     scf_text, response_text = job.texts
@@ -134,7 +136,7 @@ def run_dfpt(job: DfptJob, descriptor: int) -> tuple[PwOutput, PhOutput]:
     if ground is None or answer is None:
         link_pseudopotentials(job.directory, job.pseudopotentials)
         if ground is None or not has_scratch(scf):
-            ground, _ = run_with_remedies(scf, scf_text, job.code.pw, name=SCF, lease_descriptor=descriptor)
+            ground = run_with_remedies(scf, scf_text, job.code.pw, name=SCF, lease_descriptor=descriptor)
         answer = run_response(response, scf, response_text, job.code.ph, descriptor)
     drop_scratch(scf)
     return ground, answer

@@ -12,7 +12,7 @@ from fieldloop.workflows.doctor import (
     check_file_system,
     check_memory,
     check_packages,
-    check_pw,
+    check_program,
     examine,
     ready,
 )
@@ -56,7 +56,7 @@ def test_everything_is_looked_at():
 
 @pytest.mark.parametrize(("text", "detail"), [("exit 0", "no banner"), ("kill -9 $$", "no banner")])
 def test_a_program_that_is_not_pw(tmp_path, text, detail):
-    finding = check_pw(script(tmp_path, text))
+    finding = check_program("pw.x", script(tmp_path, text))
     assert finding.state == "fail"
     assert detail in finding.detail
     assert finding.fix
@@ -66,7 +66,7 @@ def test_a_launcher_is_named_but_not_started(tmp_path):
     code = script(tmp_path, "echo ' Program PWSCF v.7.4.1 starts on 1Jan2026'")
     (tmp_path / "srun").write_text("#!/bin/sh\necho called >> $0.log\n")
     (tmp_path / "srun").chmod(stat.S_IRWXU)
-    finding = check_pw(code.model_copy(update={"launcher": (str(tmp_path / "srun"), "-n", "4")}))
+    finding = check_program("pw.x", code.model_copy(update={"launcher": (str(tmp_path / "srun"), "-n", "4")}))
     assert finding.state == "ok"
     assert "7.4.1" in finding.detail
     assert "-n 4" in finding.detail

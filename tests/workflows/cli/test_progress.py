@@ -74,7 +74,7 @@ def test_live_lines_show_counts_and_time_left(tmp_path):
     for point in ("zero", "field-x"):
         (tmp_path / "labels" / "2" / point).mkdir(parents=True)
         (tmp_path / "labels" / "2" / point / "pw.xml").touch()
-    with FlowProgress(console, tmp_path, workers=2, fractions={"labels": label_fraction(4)}) as progress:
+    with FlowProgress(console, tmp_path, workers=2, fractions={"labels": label_fraction(4, "pw.xml")}) as progress:
         progress.expect("labels", 4)
         progress(event("finished", 0, seconds=60.0))
         progress(event("failed", 1, reason="killed"))

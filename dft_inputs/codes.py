@@ -1,0 +1,61 @@
+"""The DFT codes that labels can be made with, by name."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from .engine import Engine, LevelOfTheory
+from .espresso import PwCode, PwEngine, PwSettings
+from .program import Program
+
+
+class Kind(NamedTuple):
+    """A code: its settings, how it is run, and the engine that the two make."""
+
+    settings: type[LevelOfTheory]
+    program: type[Program]
+    engine: type[Engine]
+
+
+KINDS = {
+    "pw.x": Kind(PwSettings, PwCode, PwEngine),
+}
+"""By the name in a campaign file and in the provenance of a label."""
+
+
+def settings_from_protocol(code: str, protocol: str, **overrides: Any) -> LevelOfTheory:
+    """A named level of theory of a code, with single settings replaced.
+
+    Args:
+        code: its name.
+        protocol: of the level of theory.
+        overrides: settings.
+
+    Raises:
+        ValueError: unknown protocol, unknown or invalid setting.
+    """
+    return KINDS[code].settings.from_protocol(protocol, **overrides)
+
+
+def kind_of(settings: LevelOfTheory) -> Kind:
+    """The code that these settings are for.
+
+    Raises:
+        ValueError: none.
+    """
+    for kind in KINDS.values():
+        if isinstance(settings, kind.settings):
+            return kind
+    raise ValueError(f"{type(settings).__name__} is no level of theory of {', '.join(KINDS)}")
+
+
+def engine_for(settings: LevelOfTheory, code: Program) -> Engine:
+    """The engine of these settings.
+
+    Raises:
+        ValueError: the two are of different codes.
+    """
+    kind = kind_of(settings)
+    if not isinstance(code, kind.program):
+        raise ValueError(f"{type(settings).__name__} cannot be run by {code.program}: give a {kind.program.__name__}")
+    return kind.engine(settings, code)  # pyright: ignore[reportCallIssue]  (every engine is made of these two)
