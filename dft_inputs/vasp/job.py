@@ -30,8 +30,8 @@ from .inputs import Incar, field_incar, incar_text, input_texts, planned_provena
 from .labels import check_conventions
 from .outputs import electrons_per_quantum, vasp_point
 from .potcars import potcar_content
-from .results import VaspOutput, VaspOutputError
-from .run_output import OUTCAR, read_vasp_output
+from .results import VaspOutputError
+from .run_output import OUTCAR, VASPRUN, read_vasp_output
 from .settings import VaspSettings
 
 REQUEST, DONE = "request.txt", "done"
@@ -92,7 +92,7 @@ class VaspJob(FieldJob):
         if not self._requested(name) or (attempts and attempts[-1].failure):
             return None
         try:
-            run = self._said(name, read_vasp_output(folder))
+            run = self._said(name)
         except (OSError, EngineError):
             return None
         write_atomically(folder / DONE, "")  # a kill may have come before the mark
@@ -185,7 +185,7 @@ class VaspJob(FieldJob):
         if error := exit_error(status, stdout, stderr, self.code, folder, name):
             raise error
         try:
-            return self._said(name, read_vasp_output(folder))
+            return self._said(name)
         except VaspOutputError as error:
             raise self._output_error(name, error, stdout, stderr) from error
 
@@ -210,13 +210,16 @@ class VaspJob(FieldJob):
             return None
         return strong_field(self.fields[name], zero.gap, self.frame.cell, self.settings.mesh)
 
-    def _said(self, name: str, output: VaspOutput) -> FieldRun:
+    def _said(self, name: str) -> FieldRun:
         """What a run says.
 
         Raises:
-            VaspOutputError: another field, structure or mesh than the one asked for, or no dipole.
+            VaspOutputError: not whole, another field, structure or mesh than the one asked for, or no dipole.
         """
         folder = self.folder(name)
+        if not (folder / VASPRUN).is_file():  # which has more digits than OUTCAR, and the gap
+            raise VaspOutputError(f"{folder}: there is no {VASPRUN}")
+        output = read_vasp_output(folder)
         if np.abs(output.field - self.fields[name]).max() > _SAME_FIELD:
             raise VaspOutputError(f"{folder}: its field is {output.field} V/A, not {self.fields[name]}")
         if output.kpoints != self.settings.mesh:

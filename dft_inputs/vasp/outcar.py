@@ -17,7 +17,7 @@ from .results import RunSteps, VaspOutput, stress_of
 
 _STEP = re.compile(r"-+ Iteration\s+(\d+)\(")
 _FLOAT = re.compile(r"-?\d+\.\d+(?:[Ee][-+]?\d+)?")
-_END = "General timing and accounting informations for this job"
+_SECONDS = re.compile(r"Elapsed time \(sec\):\s*([\d.]+)[ \t]*\n")
 _VECTOR = r"\(\s*(-?[\d.]+)\s*(-?[\d.]+)\s*(-?[\d.]+)\s*\)"
 _PEAD_FIELD = re.compile(r"EFIELD_PEAD\s*=((?:\s+[-+.\dEe]+){3})")
 _POSITIONS = re.compile(r"POSITION\s+TOTAL-FORCE.*\n\s*-+\n((?:(?:\s+-?\d+\.\d+){6}[ \t]*\n)+)")
@@ -58,7 +58,7 @@ def parse_outcar(text: str, field_sign: float) -> RunSteps:
 def _fault(text: str) -> str | None:
     if match := re.search(r"internal error in subroutine\s+(\w+)", text):
         return f"VASP stopped in {match[1]}"
-    return None if _END in text else "incomplete output, the run did not end"
+    return None if _SECONDS.search(text) else "incomplete output, the run did not end"
 
 
 def _chunks(text: str) -> list[str]:
@@ -94,7 +94,7 @@ def _common(text: str, field_sign: float) -> _Common:
         "titles": dict(zip(names, titles, strict=True)),
         "kpoints": _mesh(text),
         "nspin": int(match[1]) if (match := re.search(r"ISPIN\s*=\s*([12])", text)) else 1,
-        "seconds": float(match[1]) if (match := re.search(r"Elapsed time \(sec\):\s*([\d.]+)", text)) else 0.0,
+        "seconds": float(match[1]) if (match := _SECONDS.search(text)) else 0.0,
         "version": match[1] if (match := re.match(r"\s*vasp\.([\d.]+\d)", text)) else "",
     }
     return _Common(tuple(name for name, count in zip(names, counts, strict=True) for _ in range(count)), values)

@@ -1,0 +1,63 @@
+"""VASP in the conformance suite: a program that stands for it, see ``vasp/vasp_std.py``, on the crystal it knows."""
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+from engine_case import PATIENCE, Case, Tolerances
+from fieldloop.dft_inputs.stencil import Stencil
+from fieldloop.dft_inputs.vasp.code import VaspCode
+from fieldloop.dft_inputs.vasp.engine import VaspEngine
+from fieldloop.dft_inputs.vasp.settings import VaspSettings
+
+DOUBLE = Path(__file__).parent / "vasp"
+sys.path.insert(0, str(DOUBLE))
+
+import synthetic_vasp  # noqa: E402
+
+
+def vasp_program(folder: Path) -> VaspCode:
+    """The double as an executable of the name of VASP, with POTCAR files of its own."""
+    program = folder / "vasp_std"
+    program.write_text(f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(DOUBLE)!r})\n"
+                       "import vasp_std\nvasp_std.main()\n")  # fmt: skip
+    program.chmod(0o755)
+    for symbol in synthetic_vasp.VALENCES:
+        (folder / "potcars" / symbol).mkdir(parents=True, exist_ok=True)
+        (folder / "potcars" / symbol / "POTCAR").write_text(synthetic_vasp.potcar_text(symbol))
+    return VaspCode(command=str(program), potcar_dir=str(folder / "potcars"), lease_timeout=PATIENCE)
+
+
+def make_case(folder: Path) -> Case:
+    crystal = synthetic_vasp.Crystal()
+    settings = VaspSettings(protocol="test", kpoints=synthetic_vasp.MESH)
+    return Case(
+        engine=VaspEngine(settings, vasp_program(folder)),
+        frame=crystal.frame,
+        metal=synthetic_vasp.moved(crystal, 1, 2, 0.8).frame,
+        cation=1,
+        library="potcar_dir",
+        written_field=written_field,
+        outputs=("OUTCAR", "vasprun.xml"),
+        matters={
+            "encut": 600.0,
+            "kpoints": (3, 2, 4),
+            "ediff": 1e-6,
+            "sigma": 0.02,
+            "gga": "PS",
+            "incar": {"ISPIN": 2},
+        },
+        neutral={"protocol": "another name", "nelm": 77},
+        hasty={"nelm": 1},
+        cut='"$@"; head -n 30 OUTCAR > half; mv half OUTCAR',
+        stencil=Stencil(step=0.01),
+        # OUTCAR prints dipoles with five decimals.
+        tolerances=Tolerances(alpha=2e-3),
+    )
+
+
+def written_field(folder: Path) -> np.ndarray:
+    """EFIELD_PEAD is what pushes an electron, eV/A."""
+    found = re.search(r"EFIELD_PEAD\s*=\s*(.*)", (folder / "INCAR").read_text())
+    return -np.array(found[1].split(), dtype=float) if found else np.zeros(3)
