@@ -72,6 +72,7 @@ class AbinitJob(FieldJob):
         output = run_to_end(
             self.folder(name),
             self.text(name),
+            self.settings,
             self.code,
             name=name,
             lease_descriptor=lease_descriptor,

@@ -40,6 +40,7 @@ _FORCE = re.compile(r"cartesian forces \(hartree/bohr\) at end:\s*\n((?:\s+\d+(?
 _VERSION = re.compile(r"^\.Version\s+(\S+)\s+of ABINIT", re.MULTILINE)
 _TIMES = re.compile(r"\+Overall time at end \(sec\) : cpu=\s*(\S+)\s+wall=\s*(\S+)")
 _RANKS = re.compile(r"mpi_nproc:\s*(\d+)")
+_LOG_END = re.compile(r"--- !FinalSummary\n(?:.*\n)*?\.\.\.\n")
 _STOPPED = "Approaching time limit"
 
 
@@ -135,7 +136,8 @@ def check_finished(output: str, log: str, path: Path) -> None:
     """
     if reason := failure_reason(output, log):
         raise AbinitOutputError(f"{path}: {reason}")
-    if "=>converged" not in output or not _TIMES.search(output) or "Calculation completed." not in output:
+    ended = "Calculation completed." in output and _TIMES.search(output) and _LOG_END.search(log)
+    if "=>converged" not in output or not ended:
         raise AbinitOutputError(f"{path}: incomplete output, the run did not end")
 
 

@@ -27,13 +27,14 @@ from .outputs import (
     ranks_at_work,
     read_abinit_output,
 )
+from .settings import AbinitSettings
 
 INPUT, AS_RUN = f"{PREFIX}.abi", "as_run.abi"
 """The run as asked for, and the same but for remedies and where it starts."""
 _START = "start_WFK"
 """Wavefunctions of an earlier attempt."""
-_REMEDY = {"nstep": "200", "diemac": "50.0"}
-"""For an SCF that was not done in time: more of it, and more careful."""
+_LONGER, _CAREFUL = 3, 50.0
+"""For an SCF that was not done in time: so many more iterations, and the mixing of a smaller gap."""
 _SCRAPS = (f"{PREFIX}_OUT.nc", f"{PREFIX}_DDB", f"{PREFIX}_EBANDS.agr", "__ABI_MPIABORTFILE__")
 
 
@@ -62,6 +63,7 @@ def set_up(directory: Path, text: str) -> None:
 def run_to_end(
     directory: Path,
     text: str,
+    settings: AbinitSettings,
     code: AbinitCode,
     *,
     name: str,
@@ -73,6 +75,7 @@ def run_to_end(
     Args:
         directory: of this run alone.
         text: its input.
+        settings: level of theory.
         code: how to run ABINIT.
         name: of the run, for messages.
         lease_descriptor: from ``program.lease``.
@@ -94,15 +97,15 @@ def run_to_end(
             raise
         if reason := hopeless():
             raise EngineError(reason, Failure.STAGNANT) from error
-    as_run = _from_own_wavefunctions(directory, text, _REMEDY)
+    remedy = {"nstep": str(_LONGER * settings.nstep), "diemac": repr(_CAREFUL)}
+    as_run = _from_own_wavefunctions(directory, text, remedy)
     return _attempt(directory, as_run, code, name, lease_descriptor)
 
 
 def repair_lines(directory: Path, name: str) -> tuple[str, ...]:
     """What it took to converge a finished run, one line each."""
     slow = [path for path in _attempts(directory) if "not converged" in (failure_reason(path.read_text(), "") or "")]
-    changes = ", ".join(f"{key} {value}" for key, value in _REMEDY.items())
-    return tuple(f"{name}: SCF not converged at first, went on with {changes}" for _ in slow)
+    return tuple(f"{name}: SCF not converged at first, went on for longer with diemac {_CAREFUL:g}" for _ in slow)
 
 
 def finish(directory: Path) -> AbinitOutput:
