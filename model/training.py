@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -116,7 +118,7 @@ def _fit(
     data = StepData(examples, model, settings.tolerances.used())
     module = EnthalpyTraining(model, settings, data, validation, seed)
     resumed = checkpoint if checkpoint is not None and checkpoint.exists() else None
-    with _quiet():
+    with _as_a_guest():
         trainer = _trainer(settings, checkpoint, progress)
         trainer.fit(module, ckpt_path=resumed, weights_only=True)
     return _Fit(module.result().to("cpu"), tuple(module.curve))
@@ -125,6 +127,7 @@ def _fit(
 def _trainer(
     settings: TrainingSettings, checkpoint: Path | None, progress: Callable[[EpochRecord], None] | None
 ) -> Trainer:
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment  # noqa: PLC0415
     from lightning.pytorch import Trainer  # noqa: PLC0415
     from lightning.pytorch.callbacks import Callback, EarlyStopping  # noqa: PLC0415
     from lightning.pytorch.loggers import TensorBoardLogger  # noqa: PLC0415
@@ -139,6 +142,8 @@ def _trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
         strategy=_strategy(settings),
+        # Processes of our own on this machine, whatever batch system this job runs in.
+        plugins=[LightningEnvironment()],
         max_epochs=settings.epochs,
         callbacks=callbacks,
         logger=TensorBoardLogger(folder, name="tensorboard", version="") if settings.tensorboard else False,
@@ -160,17 +165,23 @@ def _strategy(settings: TrainingSettings) -> Any:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Lightning's greetings are for scripts."""
+def _as_a_guest() -> Iterator[None]:
+    """Lightning greets, and turns Ctrl-C into an exit that leaves Ctrl-C ignored; here both stay as they are."""
     log = logging.getLogger("lightning.pytorch")
-    level = log.level
+    level, handler = log.level, signal.getsignal(signal.SIGINT)
     log.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning.*")
             yield
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
+        raise
     finally:
         log.setLevel(level)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
 
 
 def _batches(model: EnthalpyNetwork, frames: Sequence[LabelledFrame]) -> list[LabelledBatch]:

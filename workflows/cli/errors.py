@@ -67,6 +67,7 @@ def _user_errors() -> tuple[type[Exception], ...]:
     from ...dft_inputs.conventions import ConventionError  # noqa: PLC0415
     from ...dft_inputs.errors import DirectoryBusyError, ProgramNotFoundError  # noqa: PLC0415
     from ...dft_inputs.pseudopotentials import PseudopotentialError  # noqa: PLC0415
+    from ...model.checks import TrainingDataError  # noqa: PLC0415
     from ..config import ConfigError  # noqa: PLC0415
     from ..labelling import CampaignError  # noqa: PLC0415
     from ..queries import QueryError  # noqa: PLC0415
@@ -78,12 +79,14 @@ def _user_errors() -> tuple[type[Exception], ...]:
         ConfigError,
         ConventionError,
         DirectoryBusyError,
+        FloatingPointError,
         PseudopotentialError,
         ProgramNotFoundError,
         QueryError,
         RootInUse,
         SeedError,
         StoreError,
+        TrainingDataError,
     )
 
 
