@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from .abinit import AbinitCode, AbinitEngine, AbinitSettings
 from .engine import Engine, LevelOfTheory
 from .espresso import PwCode, PwEngine, PwSettings
 from .program import Program
+from .vasp.code import VaspCode
+from .vasp.engine import VaspEngine
+from .vasp.settings import VaspSettings
 
 
 class Kind(NamedTuple):
@@ -19,6 +23,8 @@ class Kind(NamedTuple):
 
 KINDS = {
     "pw.x": Kind(PwSettings, PwCode, PwEngine),
+    "abinit": Kind(AbinitSettings, AbinitCode, AbinitEngine),
+    "vasp": Kind(VaspSettings, VaspCode, VaspEngine),
 }
 """By the name in a campaign file and in the provenance of a label."""
 

@@ -27,11 +27,13 @@ from ..active_learning.criteria import StopCriterion
 from ..active_learning.sampling.seeds import SeedSettings
 from ..active_learning.sampling.sources import located
 from ..active_learning.selection import SelectionSettings
+from ..dft_inputs.abinit.code import AbinitCode
 from ..dft_inputs.codes import KINDS
 from ..dft_inputs.espresso.code import PwCode
 from ..dft_inputs.program import Program
 from ..dft_inputs.quantities import FieldStrength, Temperature, Time
 from ..dft_inputs.stencil import DEFAULT_STEP
+from ..dft_inputs.vasp.code import VaspCode
 from ..model.settings import NetworkConfig, TrainingSettings
 
 
@@ -57,9 +59,13 @@ class CodesSection(Section):
 
     Attributes:
         pw: Quantum ESPRESSO.
+        abinit: ABINIT.
+        vasp: VASP.
     """
 
     pw: PwCode = PwCode()
+    abinit: AbinitCode = AbinitCode()
+    vasp: VaspCode = VaspCode()
 
     def program(self, code: str, pseudopotentials: Mapping[str, str] | None = None) -> Program:
         """How a code is run.
@@ -67,11 +73,16 @@ class CodesSection(Section):
         Args:
             code: its name.
             pseudopotentials: file name by element, beside those of the section.
+
+        Raises:
+            ConfigError: names of files for a code that does not take them.
         """
-        program: Program = getattr(self, _section_name(KINDS[code].program))
+        program: Program = getattr(self, KINDS[code].program.section.removeprefix("codes."))
         changes: dict[str, Any] = {} if "timeout" in program.model_fields_set else {"timeout": _LONGEST_RUN}
         if pseudopotentials:
-            changes["pseudopotentials"] = {**getattr(program, "pseudopotentials", {}), **pseudopotentials}
+            if "pseudopotentials" not in type(program).model_fields:
+                raise ConfigError("label.pseudopotentials: name POTCAR files in label.settings.potcars")
+            changes["pseudopotentials"] = {**getattr(program, "pseudopotentials"), **pseudopotentials}  # noqa: B009
         return type(program).model_validate({**program.model_dump(), **changes})
 
 
@@ -273,10 +284,6 @@ def _program_beside(base: Path, program: Program) -> Program:
         if (path := getattr(program, name, None)) is not None
     }
     return program.model_copy(update=changes)
-
-
-def _section_name(program: type[Program]) -> str:
-    return program.section.rpartition(".")[2]
 
 
 def _placed(command: str, base: Path) -> str:
