@@ -136,7 +136,7 @@ class AbinitJob(FieldJob):
         """
         self._check_same(name, output)
         strings = output.string_phases if name == self.first else self._zero_strings()
-        polarization = _on_branch(output, strings) @ output.cell + output.charges @ self.frame.positions
+        polarization = on_branch(output, strings) @ output.cell + output.charges @ self.frame.positions
         efield = self.fields[name]
         # At fixed field instead of fixed E.a_i, as a strain of the cell turns P with it.
         improper = np.outer(efield, polarization) / self.frame.volume
@@ -281,7 +281,7 @@ def _same(seen: np.ndarray, asked: np.ndarray) -> bool:
     return seen.shape == asked.shape and np.allclose(seen, asked, rtol=0, atol=_SAME)
 
 
-def _on_branch(output: AbinitOutput, reference: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
+def on_branch(output: AbinitOutput, reference: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
     """Electronic phases, e, with each k-string closest to its reference; strings carry quanta of 2 e each, (3,)."""
     phases = []
     for phase, strings, others in zip(output.electronic_phases, output.string_phases, reference, strict=True):

@@ -142,8 +142,7 @@ def _attempt(directory: Path, text: str, code: AbinitCode, name: str, lease_desc
     if signal := killed_by(status):
         raise EngineError(f"ABINIT was killed (signal {signal}) at {name}", Failure.KILLED)
     if status:
-        last = next((line.strip() for line in reversed(stderr.splitlines()) if line.strip()), "no message")
-        reason = failure_reason(output, log) or f"ABINIT failed (exit {status}): {last}"
+        reason = failure_reason(output, log) or f"ABINIT failed (exit {status}): {_last_words(stderr)}"
         raise EngineError(f"{reason} at {name}")
     if (ranks := ranks_at_work(output)) not in (None, code.ranks):
         raise EngineError(
@@ -151,6 +150,14 @@ def _attempt(directory: Path, text: str, code: AbinitCode, name: str, lease_desc
             "was built with; set codes.abinit.launcher to the right one"
         )
     return _finished(directory, output, log, name)
+
+
+def _last_words(stderr: str) -> str:
+    """Of a program that died: an error of the Fortran runtime with its place before it, or the last line."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    errors = [number for number, line in enumerate(lines) if line.startswith("Fortran runtime error")]
+    words = lines[max(0, errors[0] - 1) : errors[0] + 1] if errors else lines[-1:]
+    return " ".join(words) or "no message"
 
 
 def _finished(directory: Path, output: str, log: str, name: str) -> AbinitOutput:
