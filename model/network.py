@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from .graph import Graph
 from .interface import EnthalpyModel
-from .layers.coupling import Coupling, DegreeLinear
-from .layers.harmonics import edge_harmonics, field_harmonics
-from .layers.perceptron import Perceptron
+from .layers.coupling import Coupling, DegreeLinear, split_degrees
+from .layers.harmonics import field_harmonics, solid_harmonics
+from .layers.operations import concatenate, row_products
+from .layers.perceptron import Perceptron, linear
 from .layers.radial import BesselBasis, polynomial_envelope
 from .layers.repulsion import Repulsion
 from .settings import NetworkConfig
@@ -72,7 +73,7 @@ class EnthalpyNetwork(EnthalpyModel):
     def local_enthalpy(self, graph: Graph) -> Tensor:
         """Enthalpy of each atom without the reference charges, eV, (N,): strictly local, invariant."""
         scalars, envelope, r = self._edges(graph)
-        per_edge = self.energy_scale * self.readout(scalars)[..., 0] * envelope / self.config.neighbours**0.5
+        per_edge = self.energy_scale * self.readout(scalars).view_as(r) * envelope / self.config.neighbours**0.5
         if self.repulsion is not None:
             pair = self.repulsion(r, graph.species[:, None], graph.species[graph.neighbours])
             per_edge = per_edge + torch.where(graph.mask, pair, 0.0)
@@ -83,25 +84,30 @@ class EnthalpyNetwork(EnthalpyModel):
     def descriptors(self, graph: Graph) -> Tensor:
         """Learned descriptor of each atom, (N, scalars): its edges' last scalars, summed with the envelope."""
         scalars, envelope, _ = self._edges(graph)
-        return (scalars * envelope[..., None]).sum(1) / self.config.neighbours**0.5
+        return (scalars.view(-1, *envelope.shape) * envelope).sum(2).T / self.config.neighbours**0.5
 
     def _edges(self, graph: Graph) -> tuple[Tensor, Tensor, Tensor]:
-        """Edge scalars after all layers (N, K, S), envelopes (N, K) and distances (N, K)."""
+        """Edge scalars after all layers (S, N K), envelopes (N, K) and distances (N, K)."""
         config = self.config
         vectors = graph.vectors()
         r = vectors.square().sum(-1).sqrt()
         envelope = torch.where(graph.mask, polynomial_envelope(r, config.cutoff), 0.0)
-        directions = edge_harmonics(vectors / r[..., None], config.l_max)
+        directions = (vectors / r[..., None]).transpose(1, 2)
+        harmonics = solid_harmonics(directions, config.l_max) * envelope[:, None]
         field = field_harmonics(graph.field / config.field_scale, config.l_max)[graph.structure]
 
-        one_hot = nn.functional.one_hot(graph.species, len(config.species)).to(r.dtype)
-        centre = one_hot[:, None, :].expand(-1, graph.neighbours.shape[1], -1)
-        pair = torch.cat([centre, one_hot[graph.neighbours], self.bessel(r) * envelope[..., None]], dim=-1)
-        scalars = self.embedding(pair)
+        kinds = torch.arange(len(config.species), device=r.device)[:, None, None]
+        centre = (graph.species[:, None] == kinds).to(r.dtype).expand(-1, -1, r.shape[1])
+        neighbour = (graph.species[graph.neighbours] == kinds).to(r.dtype)
+        radial = self.bessel(r).movedim(-1, 0) * envelope
+        scalars = self.embedding(concatenate([centre, neighbour, radial], dim=0).flatten(1))
 
-        tensors = _weighted(scalars @ (self.edge_weights / config.scalars**0.5), directions, envelope, config)
+        weights = linear(scalars, self.edge_weights).view(config.tensors, config.l_max + 1, *r.shape)
+        tensors = _weighted(weights, harmonics)
+        mix = None
         for layer in self.layers:
-            scalars, tensors = layer(scalars, tensors, directions, envelope, field, graph.species)
+            scalars, tensors = layer(scalars, tensors, mix, harmonics, field, graph.species)
+            mix = layer.mix
         return scalars, envelope, r
 
 
@@ -119,27 +125,31 @@ class _Layer(nn.Module):
         self.mix = None if last else DegreeLinear(channels, config.l_max)
 
     def forward(
-        self, scalars: Tensor, tensors: Tensor, directions: Tensor, envelope: Tensor, field: Tensor, species: Tensor
+        self,
+        scalars: Tensor,
+        tensors: Tensor,
+        mix: DegreeLinear | None,
+        harmonics: Tensor,
+        field: Tensor,
+        species: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Update scalars (N, K, S) and tensors (N, U, K, D)."""
+        """Update scalars (S, N K) and tensors (N, U, D, K), on which ``mix`` of the layer before has yet to act."""
         config = self.config
-        weights = scalars @ (self.environment_weights / config.scalars**0.5)
-        environment = _weighted(weights, directions, envelope, config).sum(2) / config.neighbours**0.5
-        environment = environment + _scaled(self.field_weights[species], field[:, None])
-        tensors = self.coupling(tensors, environment)
-        invariants = tensors[..., 0].transpose(1, 2)
-        scalars = (scalars + self.update(torch.cat([scalars, invariants], dim=-1))) / 2**0.5
-        return scalars, tensors if self.mix is None else self.mix(tensors)
+        n, u, _, k = tensors.shape
+        weights = linear(scalars, self.environment_weights).view(-1, n, k).transpose(0, 1)
+        products = row_products(weights, harmonics).view(n, u, config.l_max + 1, -1)
+        from_field = self.field_weights[species][..., None] * field[:, None, None]
+        environment = ((products / config.neighbours**0.5 + from_field) * self.coupling.degree_mask).sum(2)
+        if self.mix is None and mix is not None:
+            tensors = self.coupling.of_mixed(tensors, environment, mix.weights)
+        else:
+            tensors = self.coupling(tensors if mix is None else mix(tensors), environment)
+        invariants = tensors[:, :, 0].transpose(0, 1).reshape(u, -1)
+        update = self.update(concatenate([scalars, invariants], dim=0))
+        return (scalars + update) / 2**0.5, tensors
 
 
-def _weighted(weights: Tensor, harmonics: Tensor, envelope: Tensor, config: NetworkConfig) -> Tensor:
-    """Harmonics (N, K, D) times a weight per channel and degree (N, K, U (l_max + 1)), (N, U, K, D)."""
-    n, k, _ = weights.shape
-    weights = (weights * envelope[..., None]).reshape(n, k, config.tensors, config.l_max + 1).transpose(1, 2)
-    return _scaled(weights, harmonics[:, None])
-
-
-def _scaled(weights: Tensor, harmonics: Tensor) -> Tensor:
-    """Packed harmonics (..., D) times one weight per degree (..., l_max + 1)."""
-    degrees = range(weights.shape[-1])
-    return torch.cat([weights[..., n : n + 1] * harmonics[..., n**2 : (n + 1) ** 2] for n in degrees], dim=-1)
+def _weighted(weights: Tensor, harmonics: Tensor) -> Tensor:
+    """Harmonics (N, D, K) times a weight per channel and degree (U, l_max + 1, N, K), (N, U, D, K)."""
+    blocks = zip(weights.transpose(0, 2).unbind(1), split_degrees(harmonics, dim=1), strict=True)
+    return concatenate([weight[:, :, None] * block[:, None] for weight, block in blocks], dim=2)

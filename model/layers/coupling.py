@@ -2,6 +2,7 @@
 
 The coefficients and path weights are contracted with the environment into one small matrix per atom and channel;
 each edge then costs one (D x D) product, with D = (l_max + 1)^2, instead of one product per coupling path.
+Neighbours are the last axis: the products are matrix products over all neighbours of an atom.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import torch
 from e3nn import o3
 from torch import Tensor, nn
+
+from .operations import concatenate, matrix_product
 
 
 class Coupling(nn.Module):
@@ -23,6 +26,7 @@ class Coupling(nn.Module):
     """
 
     coefficients: Tensor
+    degree_mask: Tensor
 
     def __init__(self, channels: int, l_max: int, l_out: int) -> None:
         super().__init__()
@@ -36,22 +40,44 @@ class Coupling(nn.Module):
         paths_to = torch.tensor([float(sum(bool(t[..., k].any()) for t in tensors)) for k in range((l_out + 1) ** 2)])
         stacked = torch.stack(tensors) / paths_to.sqrt()
         self.register_buffer("coefficients", stacked.to(torch.get_default_dtype()))
+        self.register_buffer("degree_mask", degree_mask(l_max), persistent=False)
         self.path_weights = nn.Parameter(torch.randn(channels, len(tensors)))
 
     def forward(self, edges: Tensor, environment: Tensor) -> Tensor:
         """Couple edges with the environment of their centre.
 
         Args:
-            edges: (N, U, K, D).
+            edges: (N, U, D, K).
             environment: (N, U, D).
 
         Returns:
-            (N, U, K, D_out).
+            (N, U, D_out, K).
         """
+        n, u, d, k = edges.shape
+        matrices = self.matrices(environment).reshape(n * u, -1, d)
+        return matrix_product(matrices, edges.view(n * u, d, k)).view(n, u, -1, k)
+
+    def of_mixed(self, edges: Tensor, environment: Tensor, mix: Tensor) -> Tensor:
+        """``forward(mixed(edges, mix), environment)`` for scalar output, in one matrix product per atom.
+
+        Args:
+            edges: (N, U, D, K), before mixing.
+            environment: (N, U, D).
+            mix: weights of ``mixed``, (l_max + 1, U, U).
+
+        Returns:
+            (N, U, 1, K).
+        """
+        n, u, d, k = edges.shape
+        by_component = mix.permute(1, 2, 0) @ (self.degree_mask / u**0.5)
+        matrices = (self.matrices(environment) * by_component).view(n, u, u * d)
+        return matrix_product(matrices, edges.view(n, u * d, k)).view(n, u, 1, k)
+
+    def matrices(self, environment: Tensor) -> Tensor:
+        """One matrix per atom and channel, from components of the edge to those of the output, (N, U, D_out, D)."""
         n, u, d = environment.shape
-        kernel = torch.einsum("up,pijk->ujik", self.path_weights, self.coefficients).reshape(u, d, -1)
-        matrices = torch.bmm(environment.transpose(0, 1), kernel).reshape(u, n, d, -1).transpose(0, 1)
-        return torch.matmul(edges, matrices)
+        kernel = torch.einsum("up,pijk->ujki", self.path_weights, self.coefficients).reshape(u, d, -1)
+        return matrix_product(environment.transpose(0, 1), kernel).transpose(0, 1).reshape(n, u, -1, d)
 
 
 def _packed_coupling(l1: int, l2: int, l3: int, l_max: int, l_out: int) -> Tensor:
@@ -70,11 +96,22 @@ class DegreeLinear(nn.Module):
         self.weights = nn.Parameter(torch.randn(l_max + 1, channels, channels))
 
     def forward(self, tensors: Tensor) -> Tensor:
-        """(N, U, K, D) to (N, U, K, D)."""
-        n, u, k, _ = tensors.shape
-        weights = self.weights / u**0.5
-        blocks = []
-        for degree, weight in enumerate(weights):
-            block = tensors[..., degree**2 : (degree + 1) ** 2]
-            blocks.append((weight @ block.reshape(n, u, -1)).reshape(n, u, k, -1))
-        return torch.cat(blocks, dim=-1)
+        """(N, U, D, K) to (N, U, D, K)."""
+        n, u, _, k = tensors.shape
+        weights = (self.weights / u**0.5).unbind()
+        mixed = [
+            matrix_product(weight.expand(n, u, u), block.reshape(n, u, -1)).view(n, u, -1, k)
+            for weight, block in zip(weights, split_degrees(tensors, dim=2), strict=True)
+        ]
+        return concatenate(mixed, dim=2)
+
+
+def split_degrees(packed: Tensor, dim: int) -> tuple[Tensor, ...]:
+    """Views of l = 0, 1, 2, ... of packed components."""
+    return packed.split([2 * degree + 1 for degree in range(round(packed.shape[dim] ** 0.5))], dim)
+
+
+def degree_mask(l_max: int) -> Tensor:
+    """1 where a packed component is of a degree, (l_max + 1, (l_max + 1)^2)."""
+    degrees = torch.arange(l_max + 1)
+    return (degrees[:, None] == degrees.repeat_interleave(2 * degrees + 1)).to(torch.get_default_dtype())

@@ -5,30 +5,57 @@ Parities are the natural ones, (-1)^l, so the field, a polar vector, couples to 
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from e3nn import o3
 from torch import Tensor
 
+from .operations import concatenate
 
-def edge_harmonics(directions: Tensor, l_max: int) -> Tensor:
-    """Spherical harmonics, component normalization, of unit vectors (..., 3) in x, y, z order."""
-    return _harmonics(directions, l_max)
+
+def solid_harmonics(vectors: Tensor, l_max: int) -> Tensor:
+    """|v|^l Y_lm(v/|v|) for l = 0..l_max, component normalization: polynomials, smooth at v = 0.
+
+    Y_l comes from Y_(l-1) and Y_1 by their Clebsch-Gordan product.
+
+    Args:
+        vectors: x, y, z in the next to last axis, (..., 3, K).
+        l_max: highest degree.
+
+    Returns:
+        (..., (l_max + 1)^2, K).
+    """
+    first = 3**0.5 * vectors[..., [1, 2, 0], :]
+    blocks = [torch.ones_like(vectors[..., :1, :]), first]
+    for degree in range(2, l_max + 1):
+        products = (blocks[-1].unsqueeze(-2) * first.unsqueeze(-3)).flatten(-3, -2)
+        blocks.append(_raising(degree).to(vectors) @ products)
+    return concatenate(blocks, dim=vectors.dim() - 2)
 
 
 def field_harmonics(field: Tensor, l_max: int) -> Tensor:
-    """Solid harmonics |E|^l Y_lm(E/|E|), smooth at E = 0, with |E|^2 in the l = 0 place.
-
-    A constant there would carry nothing.
+    """Solid harmonics of the field (B, 3), with |E|^2 in the l = 0 place, where a constant would carry nothing.
 
     Args:
-        field: in units of the network's field scale, (..., 3).
+        field: in units of the network's field scale, (B, 3).
         l_max: highest degree.
+
+    Returns:
+        (B, (l_max + 1)^2).
     """
-    solid = _harmonics(field, l_max)
+    solid = solid_harmonics(field[..., None], l_max)[..., 0]
     return torch.cat([field.square().sum(-1, keepdim=True), solid[..., 1:]], dim=-1)
 
 
-def _harmonics(vectors: Tensor, l_max: int) -> Tensor:
-    return o3.spherical_harmonics(
-        list(range(l_max + 1)), vectors[..., [1, 2, 0]], normalize=False, normalization="component"
+@cache
+def _raising(degree: int) -> Tensor:
+    """Matrix from the products Y_(l-1) Y_1 to Y_l, (2 l + 1, 3 (2 l - 1)), float64."""
+    coupling = o3.wigner_3j(degree, degree - 1, 1, dtype=torch.float64).reshape(2 * degree + 1, -1)
+    probe = torch.tensor([0.36, 0.48, 0.8], dtype=torch.float64)
+    lower, first, wanted = (
+        o3.spherical_harmonics(n, probe[[1, 2, 0]], normalize=False, normalization="component")
+        for n in (degree - 1, 1, degree)
     )
+    raw = coupling @ torch.outer(lower, first).flatten()
+    return coupling * (wanted @ raw / (raw @ raw))

@@ -1,4 +1,4 @@
-"""A plain multilayer perceptron whose activations keep unit variance."""
+"""A plain multilayer perceptron whose activations keep unit variance, features first."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+
+from .operations import silu
 
 _SILU_GAIN = 1.6790  # 1/sqrt(E[silu(x)^2]) for standard normal x
 
@@ -22,9 +24,13 @@ class Perceptron(nn.Module):
         self.weights = nn.ParameterList([nn.Parameter(torch.randn(a, b)) for a, b in pairwise(sizes)])
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., sizes[0]) to (..., sizes[-1])."""
+        """(sizes[0], E) to (sizes[-1], E)."""
         for layer, weight in enumerate(self.weights):
-            if layer:
-                x = _SILU_GAIN * nn.functional.silu(x)
-            x = x @ (weight / weight.shape[0] ** 0.5)
+            gain = _SILU_GAIN if layer else 1.0
+            x = linear(silu(x) if layer else x, weight, gain)
         return x
+
+
+def linear(x: Tensor, weight: Tensor, gain: float = 1.0) -> Tensor:
+    """Features (S, E) to (T, E) with a weight (S, T), scaled to keep the variance."""
+    return (weight * (gain / weight.shape[0] ** 0.5)).T @ x
