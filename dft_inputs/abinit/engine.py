@@ -28,6 +28,7 @@ from .inputs import (
     label_id,
     link_pseudopotentials,
     occupied_bands,
+    right_handed,
     settings_hash,
 )
 from .outputs import DONE, AbinitOutput, AbinitOutputError, read_eigenvalues, read_string_phases
@@ -166,7 +167,7 @@ class AbinitJob(FieldJob):
     def _check_same(self, name: str, output: AbinitOutput) -> None:
         """A run saw the crystal, the pseudopotentials and the field that it was asked for."""
         pairs = {
-            "cell": (output.cell, self.frame.cell),
+            "cell": (output.cell, right_handed(self.frame.cell)),
             "positions": (output.positions, self.frame.positions),
             "valences": (output.charges, [self.pseudopotentials[symbol].z_valence for symbol in self.frame.species]),
             "field": (output.field, self.fields[name]),

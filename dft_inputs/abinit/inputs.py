@@ -66,7 +66,7 @@ def field_input(
         f"tolvrs {settings.tolvrs!r} nstep {settings.nstep} diemac {settings.diemac!r}",
         f"optstress {int(settings.stress)}",
         "acell 3*1.0",
-        *_rows("rprim", frame.cell / BOHR_IN_ANGSTROM),
+        *_rows("rprim", right_handed(frame.cell) / BOHR_IN_ANGSTROM),
         f"natom {len(frame)}",
         f"ntypat {len(species)}",
         f"znucl {' '.join(str(atomic_numbers[symbol]) for symbol in species)}",
@@ -79,6 +79,11 @@ def field_input(
         "prtden 0 prteig 0",
     ]
     return "\n".join(lines) + "\n"
+
+
+def right_handed(cell: np.ndarray) -> np.ndarray:
+    """The lattice vectors as rows, all turned round where they are left-handed, which ABINIT refuses, (3, 3)."""
+    return cell if np.linalg.det(cell) > 0 else -cell
 
 
 def restarted(text: str, start: str, changes: Mapping[str, str]) -> str:

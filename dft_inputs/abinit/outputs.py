@@ -32,7 +32,9 @@ RAW, DONE = f"{PREFIX}_GSR.nc", f"{PREFIX}_GSR.nc.gz"
 """The netCDF file as ABINIT leaves it (two megabytes of blanks), and in its place when the run is finished."""
 _VOIGT = ((0, 5, 4), (5, 1, 3), (4, 3, 2))
 _ERROR = re.compile(r"--- !(?:ERROR|BUG)\n.*?message: \|\n(.*?)\n\.\.\.", re.DOTALL)
-_STRINGS = re.compile(r"istr\s+polberry\(istr\)\s*\n((?:\s+\d+\s+\S+\s*\n)+)\s*total")
+_STRINGS = re.compile(r"istr\s+polberry\(istr\)(.*?)\n\s+total\s", re.DOTALL)
+# Warnings may stand between the heading and the strings.
+_STRING = re.compile(r"^\s+\d+\s+(-?\d\.\d+E[+-]\d+)$", re.MULTILINE)
 _PHASE = re.compile(r"Electronic Berry phase\s+(\S+)")
 _ENERGY = re.compile(r"^ ETOT\s*\d+\s+(\S+)\s+(\S+)", re.MULTILINE)
 _FIELD = re.compile(r"final values:\s*\n \(a\. u\.\)\s*\n\s+E:\s+(\S+)\s+(\S+)\s+(\S+)")
@@ -240,7 +242,7 @@ def _assemble(gsr: h5py.File, output: str, log: str) -> AbinitOutput:
 
 
 def _string_phases(log: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    blocks = [np.array([line.split()[1] for line in block.splitlines()], float) for block in _STRINGS.findall(log)]
+    blocks = [np.array(_STRING.findall(block), float) for block in _STRINGS.findall(log)]
     one, two, three = blocks[-3:]
     return one, two, three
 
