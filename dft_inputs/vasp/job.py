@@ -137,7 +137,7 @@ class VaspJob(FieldJob):
 
     def _second(self, name: str, lease_descriptor: int, first: EngineError) -> FieldRun:
         """All bands at once, which changes the way to convergence alone."""
-        changes = {"ALGO": "All", "NELM": 2 * self.settings.nelm}
+        changes: dict[str, str | float] = {"ALGO": "All", "NELM": str(2 * self.settings.nelm)}
         write_atomically(self.folder(name) / "INCAR", incar_text(self._incar(name, changes)))
         attempt = Attempt(remedy="all bands at once", changes=changes)
         try:

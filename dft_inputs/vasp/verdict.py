@@ -173,6 +173,7 @@ def _close(name: str, one: float, other: float, left: str, right: str, unit: str
     fix = "the two must agree; converge the runs further (ENCUT, KPOINTS, EDIFF), and tell us the ratio if they do not"
     if abs(one) < _AGREE * abs(other):
         fix = (
-            "this quantity does not feel the field in this VASP: labels by finite fields are no use with it; take DFPT"
+            "this quantity does not feel the field in this VASP: labels by finite fields are no use with it; take DFPT "
+            "(of forces, VASP's forum says that some versions need LPEAD_RELAX = .TRUE. in incar: try it here)"
         )
     return Verdict(name, ok, f"{left} = {one:.4f}, {right} = {other:.4f} {unit}{ratio}", fix)

@@ -1,5 +1,6 @@
 """VASP in the conformance suite: a program that stands for it, see ``vasp/vasp_std.py``, on the crystal it knows."""
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -20,13 +21,20 @@ import synthetic_vasp  # noqa: E402
 def vasp_program(folder: Path) -> VaspCode:
     """The double as an executable of the name of VASP, with POTCAR files of its own."""
     program = folder / "vasp_std"
-    program.write_text(f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(DOUBLE)!r})\n"
-                       "import vasp_std\nvasp_std.main()\n")  # fmt: skip
-    program.chmod(0o755)
+    text = f"import sys\nsys.path.insert(0, {str(DOUBLE)!r})\nimport vasp_std\nvasp_std.main()\n"
+    _install(program, f"#!{sys.executable}\n{text}")
     for symbol in synthetic_vasp.VALENCES:
         (folder / "potcars" / symbol).mkdir(parents=True, exist_ok=True)
-        (folder / "potcars" / symbol / "POTCAR").write_text(synthetic_vasp.potcar_text(symbol))
+        _install(folder / "potcars" / symbol / "POTCAR", synthetic_vasp.potcar_text(symbol))
     return VaspCode(command=str(program), potcar_dir=str(folder / "potcars"), lease_timeout=PATIENCE)
+
+
+def _install(path: Path, text: str) -> None:
+    """At once, as another worker of the test run may be using it."""
+    part = path.with_name(f"{path.name}.{os.getpid()}")
+    part.write_text(text)
+    part.chmod(0o755)
+    part.replace(path)
 
 
 def make_case(folder: Path) -> Case:

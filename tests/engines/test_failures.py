@@ -108,6 +108,14 @@ def test_outputs_of_another_run_are_not_taken(case, job, label, displaced, home,
         assert again.read("+z") is not None
 
 
+def test_points_of_another_level_of_theory_are_not_taken(case, job, label):
+    """From the very directory of the label, of the same frame and fields."""
+    for key, value in case.matters.items():
+        other = case.with_settings(**{key: value}).prepare(case.frame, case.stencil, job.directory)
+        assert [other.read(name) for name in job.fields] == [None] * len(job.fields), key
+    assert all(job.read(name) for name in job.fields)
+
+
 def test_labels_of_two_codes_do_not_mix(label):
     other = label.provenance.model_copy(update={"code": "another"})
     with pytest.raises(MixedLabelsError):

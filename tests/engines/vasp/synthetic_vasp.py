@@ -364,6 +364,7 @@ def potcar_text(symbol: str, title: str | None = None) -> str:
     title = title or TITLES[symbol]
     return (
         f"  {title}\n   {VALENCES[symbol]:.8f}\n parameters from PSCTR are:\n   SYNTHETIC, not a POTCAR of VASP\n"
+        f"   VRHFIN ={symbol}: synthetic\n"
         f"   TITEL  = {title}\n   POMASS =   16.000; ZVAL   = {VALENCES[symbol]:8.3f}    mass and valenz\n"
-        "   ENMAX  =  400.000; ENMIN  =  300.000 eV\n End of Dataset\n"
+        "   ENMAX  =  400.000; ENMIN  =  300.000 eV\n END of PSCTR-controll parameters\n End of Dataset\n"
     )

@@ -97,8 +97,21 @@ def check(tags: dict[str, str], field: np.ndarray, crystal: Crystal, mesh: tuple
         print(" |      One or more components of EFIELD_PEAD is too large for comfort, in all |")
 
 
+def wait_for_stop(iterations: int) -> int:
+    """As many iterations as were made when LABORT came."""
+    for _ in range(600):
+        if Path("STOPCAR").is_file() and "LABORT" in Path("STOPCAR").read_text():
+            return iterations // 2
+        time.sleep(0.05)
+    return iterations
+
+
 def main() -> None:
-    """Faults: ``die`` (exit status), ``crash`` (signal), ``hang``, ``cut`` (half an OUTCAR, status 0), ``nelm``."""
+    """Run once.
+
+    Faults: ``die`` (a message and an exit status), ``mute`` (a message and status 0), ``crash`` (a signal), ``slow``
+    (until STOPCAR tells it to end, unless it starts from a WAVECAR), ``stubborn`` (converges by ALGO = All alone).
+    """
     if missing := [name for name in ("INCAR", "POSCAR", "KPOINTS", "POTCAR") if not Path(name).is_file()]:
         stop(f"forrtl: severe (29): file not found, {missing[0]}")
     tags = read_tags()
@@ -118,10 +131,12 @@ def main() -> None:
     print(" WAVECAR found, reading the header" if warm else " WAVECAR not read", flush=True)
     iterations, nelm = WARM_ITERATIONS if warm else SCRATCH_ITERATIONS, int(tags.get("NELM", "60"))
     Path("OUTCAR").write_text(" vasp.6.4.2 SYNTHETIC, not of a run of VASP\n")
-    if "hang" in faults:
-        time.sleep(60.0)
+    if "slow" in faults and not warm:
+        iterations = wait_for_stop(iterations)
     if "die" in faults:
-        stop("Error EDDDAV: Call to ZHEGV failed. Returncode = 7", 1)
+        stop("VERY BAD NEWS! internal error in subroutine SGRCON: Found some non-integer element", 1)
+    if "mute" in faults:
+        stop("Error EDDDAV: Call to ZHEGV failed. Returncode =  14", 0)
     if "crash" in faults:
         os.abort()
     setup = Setup(
@@ -134,15 +149,13 @@ def main() -> None:
         iterations=min(iterations, nelm),
         dipoles=tags.get("LCALCPOL", "F").strip(".").startswith("T"),
     )
-    unconverged = iterations > nelm or "nelm" in faults
+    stopped = Path("STOPCAR").is_file()
+    unconverged = iterations > nelm or stopped or ("stubborn" in faults and tags.get("ALGO") != "All")
     response = any(tags.get(tag, "F").strip(".").startswith("T") for tag in ("LEPSILON", "LCALCEPS"))
     seed = int.from_bytes(hashlib.sha256(np.round(crystal.shift, 6).tobytes()).digest()[:4], "big")
     write_run(Path(), crystal, field, Faults(unconverged=unconverged, born=response, seed=seed), setup=setup)
     if tags.get("LWAVE", "T").strip(".").startswith("T"):
         Path("WAVECAR").write_text(head + "0" * 4096)
-    if "cut" in faults:
-        outcar = Path("OUTCAR").read_text()
-        Path("OUTCAR").write_text(outcar[: len(outcar) // 2])
 
 
 if __name__ == "__main__":
