@@ -21,6 +21,8 @@ class Kind(NamedTuple):
     engine: type[Engine]
 
 
+DEFAULT_CODE = "pw.x"
+"""Of campaigns that name none."""
 KINDS = {
     "pw.x": Kind(PwSettings, PwCode, PwEngine),
     "abinit": Kind(AbinitSettings, AbinitCode, AbinitEngine),
@@ -44,14 +46,19 @@ def settings_from_protocol(code: str, protocol: str, **overrides: Any) -> LevelO
 
 
 def kind_of(settings: LevelOfTheory) -> Kind:
-    """The code that these settings are for.
+    """The code that these settings are for; raises as ``name_of``."""
+    return KINDS[name_of(settings)]
+
+
+def name_of(settings: LevelOfTheory) -> str:
+    """The name of the code that these settings are for.
 
     Raises:
         ValueError: none.
     """
-    for kind in KINDS.values():
+    for name, kind in KINDS.items():
         if isinstance(settings, kind.settings):
-            return kind
+            return name
     raise ValueError(f"{type(settings).__name__} is no level of theory of {', '.join(KINDS)}")
 
 

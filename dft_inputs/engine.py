@@ -81,6 +81,10 @@ class LevelOfTheory(Protocol):
         """The settings with the mesh of one cell, see ``meshes.mesh_for_cell``."""
         ...
 
+    def model_dump(self, *, mode: str = "python", exclude: set[str] | None = None) -> dict[str, Any]:
+        """All settings by name, as of any pydantic model."""
+        ...
+
     def identity(self) -> dict[str, Any]:
         """What determines the converged numbers, resolved; ValueError as long as the mesh is not known."""
         ...

@@ -20,6 +20,7 @@ from jobflow.core.store import JobStore
 
 from ..active_learning.sampling.frames import Sampled
 from ..active_learning.sampling.lammps_run import Progress
+from ..dft_inputs.codes import DEFAULT_CODE
 from ..dft_inputs.engine import Engine
 from ..dft_inputs.pseudopotentials import PseudopotentialError
 from ..dft_inputs.records import Frame
@@ -169,8 +170,8 @@ def identity(config: CampaignConfig) -> dict[str, Any]:
     files = engine.pseudopotentials(parent.species)
     return {
         "name": config.name,
-        # pw.x came first: its stores do not say so.
-        **({} if engine.name == "pw.x" else {"code": engine.name}),
+        # Stores of the default code were made before there was another, and do not say so.
+        **({} if engine.name == DEFAULT_CODE else {"code": engine.name}),
         **engine.settings.identity(),
         "field_step": maker.step or "auto",
         "order": maker.order,

@@ -28,7 +28,7 @@ from ..active_learning.sampling.seeds import SeedSettings
 from ..active_learning.sampling.sources import located
 from ..active_learning.selection import SelectionSettings
 from ..dft_inputs.abinit.code import AbinitCode
-from ..dft_inputs.codes import KINDS
+from ..dft_inputs.codes import DEFAULT_CODE, KINDS
 from ..dft_inputs.espresso.code import PwCode
 from ..dft_inputs.program import Program
 from ..dft_inputs.quantities import FieldStrength, Temperature, Time
@@ -107,7 +107,7 @@ class LabelSection(Section):
         split_fields: a job for zero field and one for each axis, for frames that outlast a batch job.
     """
 
-    code: Annotated[str, AfterValidator(_known_code)] = "pw.x"
+    code: Annotated[str, AfterValidator(_known_code)] = DEFAULT_CODE
     protocol: str = "standard"
     settings: dict[str, Any] = {}
     pseudopotentials: dict[str, str] = {}

@@ -19,7 +19,7 @@ from typing import Literal
 import psutil
 from packaging.requirements import InvalidRequirement, Requirement
 
-from ..dft_inputs.codes import KINDS
+from ..dft_inputs.codes import DEFAULT_CODE, KINDS
 from ..dft_inputs.errors import ProgramNotFoundError
 from ..dft_inputs.espresso.code import PwCode
 from ..dft_inputs.program import Program
@@ -61,7 +61,7 @@ def examine(config: CampaignConfig | None = None) -> list[Finding]:
     Args:
         config: the campaign; None for what any campaign needs.
     """
-    name = config.label.code if config else "pw.x"
+    name = config.label.code if config else DEFAULT_CODE
     directory = config.directory if config else Path.cwd()
     workers = config.workers if config else 1
     checks: dict[str, Callable[[], Finding]] = {
@@ -132,7 +132,7 @@ def _others(config: CampaignConfig | None) -> list[str]:
     """Further codes that are on this machine; a campaign needs its own alone."""
     if config is not None:
         return []
-    return [name for name in KINDS if name != "pw.x" and shutil.which(_program(None, name).command)]
+    return [name for name in KINDS if name != DEFAULT_CODE and shutil.which(_program(None, name).command)]
 
 
 def check_program(name: str, code: Program) -> Finding:

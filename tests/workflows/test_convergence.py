@@ -1,14 +1,20 @@
 """What is recommended from series whose convergence is known in closed form, and a small study with the real pw.x."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import yaml
 from ase.build import bulk
+from fieldloop.dft_inputs.abinit import AbinitCode, AbinitSettings
+from fieldloop.dft_inputs.codes import settings_from_protocol
 from fieldloop.dft_inputs.espresso.settings import PwSettings
 from fieldloop.dft_inputs.records import Frame
+from fieldloop.dft_inputs.vasp.code import VaspCode
+from fieldloop.dft_inputs.vasp.settings import VaspSettings
 from fieldloop.workflows.config import ConfigError, LabelSection
 from fieldloop.workflows.convergence.config import ConvergenceConfig, Tolerances, VarySection, load_convergence
-from fieldloop.workflows.convergence.flow import ConvergenceMaker, protocol_yaml
+from fieldloop.workflows.convergence.flow import ConvergenceMaker, protocol_yaml, setting_of
 from fieldloop.workflows.convergence.judge import dense_limit, judge_series, recommend
 from fieldloop.workflows.convergence.records import ConvergenceRow, ConvergenceStudy, Responses, Setting
 from fieldloop.workflows.executors import run_flow
@@ -147,7 +153,7 @@ def test_series_hold_the_base_once_and_run_towards_convergence():
     assert VarySection(ecutwfc=[30]).series("kpoints", (4, 4, 4)) == []
 
 
-@pytest.mark.parametrize("section", [{}, {"ecut": [20]}, {"kpoints": [0]}, {"conv_thr": [-1]}, {"field_step": ["1 V"]}])
+@pytest.mark.parametrize("section", [{}, {"cut": [20]}, {"kpoints": [0]}, {"conv_thr": [-1]}, {"field_step": ["1 V"]}])
 def test_values_that_mean_nothing_are_refused(section):
     with pytest.raises(ValidationError):
         VarySection(**section)
@@ -192,6 +198,34 @@ def test_a_default_that_stands_against_the_protocol_is_written_too(mesh):
     resolved = PwSettings.from_protocol(section.protocol, **section.settings)
     assert resolved.input_dft is None
     assert resolved.mesh == (4, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "code", "vary", "protocol"),
+    [
+        (AbinitSettings.from_protocol("fast"), AbinitCode(), {"ecut": [8], "tolvrs": [1e-10]}, "fast"),
+        (
+            VaspSettings(kpoints=(2, 2, 2), incar={"IVDW": 11}),
+            VaspCode(),
+            {"encut": [600], "ediff": [1e-6]},
+            "standard",
+        ),
+    ],
+)
+def test_other_codes_have_their_own_parameters(settings, code, vary, protocol):
+    label = LabelMaker(settings=settings, code=code)
+    maker = ConvergenceMaker(VarySection(kpoints=[3], **vary), BOTH, label)
+    makers = maker.makers(frame())
+    assert list(makers) == ["kpoints", *vary]
+    for name in vary:
+        assert len({getattr(one.settings, name) for one in makers[name]}) == 2
+    result = recommend([], setting_of(maker.base(frame())), frame(), gap=1.5)
+    section = LabelSection(**yaml.safe_load(protocol_yaml(label, result, []))["label"])
+    assert section.protocol == protocol
+    assert settings_from_protocol(section.code, section.protocol, **section.settings).identity() == settings.identity()
+    foreign = replace(maker, vary=VarySection(ecutwfc=[30]))
+    with pytest.raises(ConfigError, match=f"vary.ecutwfc: {section.code} has kpoints, {next(iter(vary))}, field_step"):
+        foreign.makers(frame())
 
 
 def test_the_examples_can_be_read(pytestconfig):

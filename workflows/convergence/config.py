@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
+from ...dft_inputs.engine import LevelOfTheory
 from ...dft_inputs.espresso.settings import PwSettings
 from ...dft_inputs.quantities import Charge, FieldStrength, Force, Share
 from ..config import ConfigError, ProjectConfig, Section, first_error, load_project
@@ -16,8 +17,12 @@ from ..config import ConfigError, ProjectConfig, Section, first_error, load_proj
 FILE = "converge.yaml"
 """What the file is called where only its folder is named."""
 
-Parameter = Literal["kpoints", "ecutwfc", "field_step", "conv_thr"]
-PARAMETERS: tuple[Parameter, ...] = ("kpoints", "ecutwfc", "field_step", "conv_thr")
+Parameter = Literal["kpoints", "ecutwfc", "ecut", "encut", "field_step", "conv_thr", "tolvrs", "ediff"]
+PARAMETERS: tuple[Parameter, ...] = get_args(Parameter)
+CUTOFFS: dict[Parameter, str] = {"ecutwfc": "Ry", "ecut": "Ha", "encut": "eV"}
+"""Plane-wave cutoff of each code, as its settings call it, and its unit."""
+THRESHOLDS: dict[Parameter, str] = {"conv_thr": "Ry", "tolvrs": "", "ediff": "eV"}
+"""SCF threshold of each code, as its settings call it, and its unit."""
 
 
 def _mesh(value: Any) -> Any:
@@ -34,21 +39,32 @@ class VarySection(Section):
 
     Attributes:
         kpoints: meshes; one number stands for all three directions.
-        ecutwfc: plane-wave cutoffs, Ry. A density cutoff of the base keeps its ratio.
+        ecutwfc: plane-wave cutoffs of pw.x, Ry. A density cutoff of the base keeps its ratio.
+        ecut, encut: those of ABINIT, Ha, and of VASP, eV.
         field_step: steps of the field stencil, V/A.
-        conv_thr: SCF thresholds, Ry.
+        conv_thr: SCF thresholds of pw.x, Ry.
+        tolvrs, ediff: those of ABINIT, on the squared residual of the potential, and of VASP, eV.
     """
 
     kpoints: tuple[Mesh, ...] = ()
     ecutwfc: tuple[PositiveFloat, ...] = ()
+    ecut: tuple[PositiveFloat, ...] = ()
+    encut: tuple[PositiveFloat, ...] = ()
     field_step: tuple[Annotated[FieldStrength, Field(gt=0)], ...] = ()
     conv_thr: tuple[PositiveFloat, ...] = ()
+    tolvrs: tuple[PositiveFloat, ...] = ()
+    ediff: tuple[PositiveFloat, ...] = ()
 
     @model_validator(mode="after")
     def _something(self) -> VarySection:
-        if not any(getattr(self, name) for name in PARAMETERS):
+        if not self.parameters:
             raise ValueError(f"give values of at least one of {', '.join(PARAMETERS)}")
         return self
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """Those that are varied."""
+        return tuple(name for name in PARAMETERS if getattr(self, name))
 
     def series(self, parameter: Parameter, base: Value) -> list[Value]:
         """All values of a parameter in the order of the tables; empty where it is not varied.
@@ -65,7 +81,7 @@ class VarySection(Section):
                 distinct.append(value)
         if parameter == "kpoints":
             return sorted(distinct, key=lambda mesh: (np.prod(mesh), mesh))
-        return sorted(distinct, reverse=parameter != "ecutwfc")  # type: ignore[type-var]
+        return sorted(distinct, reverse=parameter not in CUTOFFS)  # type: ignore[type-var]
 
 
 def same(one: Value, other: Value) -> bool:
@@ -116,17 +132,19 @@ def load_convergence(path: Path) -> ConvergenceConfig:
     return load_project(path / FILE if path.is_dir() else path, ConvergenceConfig)
 
 
-def varied_settings(base: PwSettings, parameter: Parameter, value: Value) -> PwSettings:
+def varied_settings(base: LevelOfTheory, parameter: Parameter, value: Value) -> LevelOfTheory:
     """The base settings with one of them changed.
 
     Raises:
-        ConfigError: a value that pw.x cannot do.
+        ConfigError: a value that the code cannot do.
     """
     changes: dict[str, Any] = {parameter: value}
-    if parameter == "ecutwfc" and base.ecutrho is not None and isinstance(value, float):
+    if parameter == "kpoints":
+        changes["kpoint_density"] = None
+    if isinstance(base, PwSettings) and base.ecutrho and parameter == "ecutwfc" and isinstance(value, float):
         changes["ecutrho"] = base.ecutrho * value / base.ecutwfc
     try:
-        return PwSettings(**{**base.model_dump(), **changes})
+        return type(base)(**{**base.model_dump(), **changes})
     except ValueError as error:
         raise ConfigError(f"vary.{parameter}: {first_error(error)}") from error
 
@@ -135,6 +153,8 @@ def value_text(parameter: Parameter, value: Value) -> str:
     """A value for people, with its unit."""
     if isinstance(value, Sequence):
         return "x".join(map(str, value))
-    if parameter == "ecutwfc":
-        return f"{value:g} Ry"
-    return f"{value * 100:.4g} MV/cm" if parameter == "field_step" else f"{value:.3g} Ry".replace("e-0", "e-")
+    if parameter == "field_step":
+        return f"{value * 100:.4g} MV/cm"
+    if parameter in CUTOFFS:
+        return f"{value:g} {CUTOFFS[parameter]}"
+    return f"{value:.3g} {THRESHOLDS[parameter]}".replace("e-0", "e-").rstrip()

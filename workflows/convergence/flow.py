@@ -18,8 +18,8 @@ from jobflow.core.maker import Maker
 from jobflow.core.reference import OnMissing
 from pymatgen.core import Structure
 
-from ...dft_inputs.espresso.code import PwCode
-from ...dft_inputs.espresso.settings import PwSettings, protocols
+from ...dft_inputs.codes import DEFAULT_CODE, name_of
+from ...dft_inputs.engine import LevelOfTheory
 from ...dft_inputs.records import Frame, LabelledFrame, Proposal, Record
 from ...dft_inputs.units import MV_PER_CM_IN_V_PER_ANGSTROM
 from ..campaign import check_label_inputs, read_parent
@@ -28,7 +28,16 @@ from ..keys import content_key, content_uuid
 from ..labelling import LabelMaker, as_frame
 from ..loop import label_maker
 from ..records import ParentCheck
-from .config import PARAMETERS, ConvergenceConfig, Parameter, Tolerances, VarySection, value_text, varied_settings
+from .config import (
+    CUTOFFS,
+    THRESHOLDS,
+    ConvergenceConfig,
+    Parameter,
+    Tolerances,
+    VarySection,
+    value_text,
+    varied_settings,
+)
 from .judge import judge_series, recommend, responses
 from .records import ConvergenceRow, ConvergenceStudy, Recommendation, Series, Setting
 
@@ -64,12 +73,14 @@ class ConvergenceMaker(Maker):
         """The label maker of each value, by parameter; parameters that are not varied are left out.
 
         Raises:
-            ConfigError: a value that pw.x cannot do.
+            ConfigError: a parameter or value that the code cannot do.
         """
         base = self.base(frame)
         here = setting_of(base)
         makers: dict[Parameter, list[LabelMaker]] = {}
-        for parameter in PARAMETERS:
+        if foreign := [name for name in self.vary.parameters if name not in here.parameters]:
+            raise ConfigError(f"vary.{foreign[0]}: {name_of(base.settings)} has {', '.join(here.parameters)}")
+        for parameter in here.parameters:
             if values := self.vary.series(parameter, here.value(parameter)):
                 makers[parameter] = [_varied(base, parameter, value) for value in values]
         return makers
@@ -220,58 +231,58 @@ def judge_study(
     )
 
 
-def _pw_settings(maker: LabelMaker) -> PwSettings:
-    if not isinstance(maker.settings, PwSettings):
-        raise ConfigError("label.code: studies of convergence are made with pw.x")
-    return maker.settings
-
-
 def setting_of(maker: LabelMaker) -> Setting:
     """What a study varies of a label maker whose mesh is known."""
-    settings = _pw_settings(maker)
-    return Setting(
-        kpoints=settings.mesh, ecutwfc=settings.ecutwfc, field_step=maker.stencil.step, conv_thr=settings.conv_thr
-    )
+    settings = maker.settings
+    own = {name: value for name in (*CUTOFFS, *THRESHOLDS) if (value := getattr(settings, name, None)) is not None}
+    return Setting.model_validate({"kpoints": settings.mesh, "field_step": maker.stencil.step, **own})
 
 
 def protocol_yaml(maker: LabelMaker, recommendation: Recommendation, series: Sequence[Series]) -> str:
     """The ``label`` section of a campaign file, with the caveats as comments."""
-    setting, own = recommendation.setting, _pw_settings(maker)
-    protocol = own.protocol if own.protocol in protocols() else "standard"
-    settings = {
-        **_changed(own, protocol),
-        "kpoints": list(setting.kpoints),
-        "ecutwfc": setting.ecutwfc,
-        "conv_thr": setting.conv_thr,
-    }
-    if own.ecutrho is not None:
-        settings["ecutrho"] = own.ecutrho * setting.ecutwfc / own.ecutwfc
+    setting, settings = recommendation.setting, maker.settings
+    named: list[Parameter] = [name for name in setting.parameters if name != "field_step"]
+    for name in named:
+        settings = varied_settings(settings, name, setting.value(name))
+    code = name_of(settings)
+    protocol = _protocol(settings)
     label: dict = {
+        **({} if code == DEFAULT_CODE else {"code": code}),
         "protocol": protocol,
-        "settings": settings,
+        "settings": _written(settings, protocol, named),
         "field_step": f"{setting.field_step / MV_PER_CM_IN_V_PER_ANGSTROM:.6g} MV/cm",
         "order": maker.order,
     }
-    if isinstance(maker.code, PwCode) and maker.code.pseudopotentials:
-        label["pseudopotentials"] = dict(maker.code.pseudopotentials)
+    if files := getattr(maker.code, "pseudopotentials", None):
+        label["pseudopotentials"] = dict(files)
     varied = ", ".join(one.parameter for one in series)
     head = [f"Varied one at a time: {varied}.", *(f"Caveat: {note}." for note in recommendation.notes)]
     text = yaml.safe_dump({"label": label}, sort_keys=False, default_flow_style=None, width=120)
     return "".join(f"# {line}\n" for line in head) + text
 
 
-def _changed(settings: PwSettings, protocol: str) -> dict[str, Any]:
+def _protocol(settings: LevelOfTheory) -> str:
+    """The named level of theory to begin from."""
+    try:
+        type(settings).from_protocol(settings.protocol)
+    except ValueError:
+        return "standard"
+    return settings.protocol
+
+
+def _written(settings: LevelOfTheory, protocol: str, named: Sequence[Parameter]) -> dict[str, Any]:
     """Settings to write beside the name of a protocol: those that are not its own, even where they are defaults."""
     own = settings.model_dump(mode="json", exclude={"protocol", "kpoint_density"})
-    named = PwSettings.from_protocol(protocol).model_dump(mode="json")
-    plain = PwSettings(ecutwfc=settings.ecutwfc, kpoints=(1, 1, 1)).model_dump(mode="json")
-    return {key: value for key, value in own.items() if value != plain[key] or value != named[key]}
+    theirs = type(settings).from_protocol(protocol).model_dump(mode="json")
+    plain = type(settings)(**{name: own[name] for name in named}).model_dump(mode="json")
+    changed = {key: value for key, value in own.items() if value != plain[key] or value != theirs[key]}
+    return {**changed, **{name: own[name] for name in named}}
 
 
 def _varied(base: LabelMaker, parameter: Parameter, value: tuple[int, int, int] | float) -> LabelMaker:
     if parameter == "field_step":
         return replace(base, step=value)
-    return replace(base, settings=varied_settings(_pw_settings(base), parameter, value))
+    return replace(base, settings=varied_settings(base.settings, parameter, value))
 
 
 def _row(frame: Frame, setting: Setting, identity: str, label: LabelledFrame | None, base: Setting) -> ConvergenceRow:

@@ -15,7 +15,7 @@ from ...dft_inputs.insulators import critical_fraction
 from ...dft_inputs.quality import DEFAULT_BOUNDS
 from ...dft_inputs.records import Frame, LabelledFrame
 from ...dft_inputs.units import VACUUM_PERMITTIVITY
-from .config import Parameter, Tolerances, value_text
+from .config import THRESHOLDS, Parameter, Tolerances, value_text
 from .records import ConvergenceRow, Deviation, Recommendation, Responses, Series, Setting
 
 
@@ -211,11 +211,12 @@ def recommend(series: Sequence[Series], base: Setting, frame: Frame, gap: float)
 def _field_notes(setting: Setting, base: Setting, frame: Frame, gap: float) -> list[str]:
     """What one parameter at a time cannot see: a small step with a loose threshold, a large one on a dense mesh."""
     notes = []
-    if setting.field_step < base.field_step * (1 - 1e-9) and setting.conv_thr > base.conv_thr:
+    if setting.field_step < base.field_step * (1 - 1e-9) and setting.threshold > base.threshold:
         ratio = base.field_step / setting.field_step
+        name = next(name for name in base.parameters if name in THRESHOLDS)
         notes.append(
-            f"the field step is {ratio:.1f} times smaller than that at which conv_thr was judged, and SCF noise grows "
-            f"as much: tighten conv_thr"
+            f"the field step is {ratio:.1f} times smaller than that at which {name} was judged, and SCF noise grows "
+            f"as much: tighten {name}"
         )
     worst = max(
         critical_fraction(setting.field_step * direction, gap, frame.cell, setting.kpoints) for direction in np.eye(3)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from ...dft_inputs.records import SCHEMA_VERSION, AtomMatrices, AtomVectors, Matrix, Record, Vector
-from .config import Parameter, Tolerances, Value
+from .config import CUTOFFS, PARAMETERS, THRESHOLDS, Parameter, Tolerances, Value
 
 UNITS = {
     "kpoints": "",
-    "ecutwfc": "Ry",
+    **CUTOFFS,
     "field_step": "V/A",
-    "conv_thr": "Ry",
+    **THRESHOLDS,
     "born_effective_charges": "e",
     "polarizability": "e^2 A^2/eV",
     "dielectric": "1",
@@ -44,22 +44,36 @@ class Deviation(Record):
 
 
 class Setting(Record):
-    """The four settings that a study varies.
+    """The four settings that a study varies: mesh, field step, and cutoff and threshold under their code's names.
 
     Attributes:
         kpoints: mesh.
-        ecutwfc: Ry.
+        ecutwfc, ecut, encut: Ry (pw.x), Ha (ABINIT), eV (VASP); None but for the code studied.
         field_step: V/A.
-        conv_thr: Ry.
+        conv_thr, tolvrs, ediff: Ry (pw.x), of the squared residual (ABINIT), eV (VASP); None but for the code studied.
     """
 
     kpoints: tuple[int, int, int]
-    ecutwfc: float
+    ecutwfc: float | None = None
+    ecut: float | None = None
+    encut: float | None = None
     field_step: float
-    conv_thr: float
+    conv_thr: float | None = None
+    tolvrs: float | None = None
+    ediff: float | None = None
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """Those of the code studied, in the order of tables."""
+        return tuple(name for name in PARAMETERS if getattr(self, name) is not None)
+
+    @property
+    def threshold(self) -> float:
+        """The SCF threshold, whatever the code calls it."""
+        return next(getattr(self, name) for name in self.parameters if name in THRESHOLDS)
 
     def value(self, parameter: Parameter) -> Value:
-        """That of a parameter."""
+        """That of a parameter of the code studied."""
         return getattr(self, parameter)
 
 

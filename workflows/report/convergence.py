@@ -19,9 +19,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from ...dft_inputs.files import write_atomically
-from ..convergence.config import Parameter, Value, value_text
+from ..convergence.config import CUTOFFS, THRESHOLDS, Parameter, Value, value_text
 from ..convergence.judge import describe
-from ..convergence.records import ConvergenceRow, ConvergenceStudy, Responses, Series
+from ..convergence.records import UNITS, ConvergenceRow, ConvergenceStudy, Responses, Series
 from .style import BLUE, FAINT, GREEN, GREY, INK, ORANGE, VERMILLION, panels, styled, to_svg
 
 STEM = "convergence"
@@ -29,9 +29,9 @@ STEM = "convergence"
 
 HEADINGS = {
     "kpoints": "k-mesh",
-    "ecutwfc": "Cutoff (Ry)",
+    **{name: f"Cutoff ({unit})" for name, unit in CUTOFFS.items()},
     "field_step": "Field step (MV/cm)",
-    "conv_thr": "SCF threshold (Ry)",
+    **{name: f"SCF threshold ({unit or name})" for name, unit in THRESHOLDS.items()},
 }
 COLUMNS = ("value", "Z* (e)", "ΔZ* (e)", "ε∞", "Δε∞ (%)", "SCFs", "iterations", "CPU (s)", "cost", "")
 """Of the tables. Cost is CPU time over that of the base; the last column has remarks."""
@@ -132,7 +132,7 @@ def to_csv(study: ConvergenceStudy) -> str:
     writer = csv.writer(buffer, lineterminator="\n")
     elements = sorted(set(study.species))
     writer.writerow(
-        ["parameter", "kpoints", "ecutwfc_Ry", "field_step_V_per_A", "conv_thr_Ry", "label_id"]
+        ["parameter", *(_column(name) for name in study.base.parameters), "label_id"]
         + [f"born_effective_charge_{element}_e" for element in elements]
         + [f"dielectric_{axes}" for axes in ("xx", "yy", "zz")]
         + ["deviation_born_effective_charges_e", "deviation_dielectric", "deviation_forces_eV_per_A"]
@@ -146,16 +146,22 @@ def to_csv(study: ConvergenceStudy) -> str:
                 numbers = [got.charges[element] for element in elements]
                 numbers += [*map(float, got.dielectric.diagonal())]
                 numbers += [apart.born_effective_charges, apart.dielectric, apart.forces]
-            mesh = "x".join(map(str, setting.kpoints))
+            values = [setting.value(name) for name in study.base.parameters]
+            texts = ["x".join(map(str, value)) if isinstance(value, tuple) else value for value in values]
             writer.writerow(
                 [
-                    *(series.parameter, mesh, setting.ecutwfc, setting.field_step, setting.conv_thr, row.label_id),
+                    *(series.parameter, *texts, row.label_id),
                     *numbers,
                     *(row.scf_count, row.scf_iterations, row.cpu_seconds, row.relative_cost),
                     *(" ".join(row.flags), row.failure or ""),
                 ]
             )
     return buffer.getvalue()
+
+
+def _column(parameter: Parameter) -> str:
+    unit = UNITS[parameter].replace("/", "_per_")
+    return f"{parameter}_{unit}" if unit else parameter
 
 
 def to_markdown(study: ConvergenceStudy, picture: str) -> str:
@@ -206,8 +212,7 @@ def to_html(study: ConvergenceStudy) -> str:
 
 
 def _base_text(study: ConvergenceStudy) -> str:
-    names: tuple[Parameter, ...] = ("kpoints", "ecutwfc", "field_step", "conv_thr")
-    return ", ".join(f"{name} {value_text(name, study.base.value(name))}" for name in names)
+    return ", ".join(f"{name} {value_text(name, study.base.value(name))}" for name in study.base.parameters)
 
 
 def to_png(study: ConvergenceStudy) -> bytes:

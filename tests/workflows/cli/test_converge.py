@@ -118,7 +118,8 @@ def refused(place, *options):
     ("old", "new", "words"),
     [
         ("vary:", "varies:", "vary is missing"),
-        ("ecutwfc: [8]", "ecut: [8]", "unknown key vary.ecut"),
+        ("ecutwfc: [8]", "cutoff: [8]", "unknown key vary.cutoff"),
+        ("ecutwfc: [8]", "ecut: [8]", "vary.ecut: pw.x has kpoints, ecutwfc, field_step, conv_thr"),
         ("ecutwfc: [8]", "kpoints: [1]", "at least two k-points"),
         ("ecutwfc: [8]", "field_step: [1e-9 V/A]", "pw.x ignores fields below"),
         ("ecutwfc: [8]", "field_step: [3 A]", "'3 A' is no field"),
