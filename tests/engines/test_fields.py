@@ -1,7 +1,11 @@
 """Sign and unit of the field, for every engine."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from fieldloop.dft_inputs.labelling import run_fields
+from fieldloop.dft_inputs.program import lease
 from fieldloop.dft_inputs.stencil import AXES
 
 
@@ -39,6 +43,23 @@ def test_inputs_ask_for_the_field_of_the_point(case, job, points):
     for name, wanted in case.stencil.points().items():
         assert points[name].field == pytest.approx(wanted, abs=1e-8)
         assert case.written_field(job.folder(name)) == pytest.approx(wanted, rel=1e-7, abs=1e-10)
+
+
+def test_a_field_along_no_axis_does_what_the_derivatives_say(case, label, points, home):
+    """Zero of a stencil about a field: F = F(0) + E.Z*, P = P(0) + alpha E, H = H(0) - P(0).E - E.alpha.E / 2."""
+    base = np.array([0.006, -0.004, 0.008])
+    job = case.engine.prepare(case.frame, replace(case.stencil, base=tuple(base)), home / "about a field")
+    with lease(job.directory, job.code) as descriptor:
+        (run,) = (run for _, run in run_fields(job, descriptor, only=("zero",)))
+    zero, response = points["zero"], label.response
+    point = case.on_branch(run.point, zero)
+    assert point.field == pytest.approx(base, abs=1e-8)
+    pull = np.einsum("a,iab->ib", base, response.born_effective_charges)
+    assert point.forces - zero.forces == pytest.approx(pull, abs=0.01 * np.abs(pull).max())
+    change = response.polarizability @ base
+    assert point.polarization - zero.polarization == pytest.approx(change, abs=0.02 * np.abs(change).max())
+    expected = -zero.polarization @ base - change @ base / 2
+    assert point.enthalpy - zero.enthalpy == pytest.approx(expected, abs=0.02 * change @ base)
 
 
 def test_the_polarizability_is_symmetric(label):

@@ -9,7 +9,7 @@ from dataclasses import replace
 import psutil
 import pytest
 from fieldloop.dft_inputs.errors import DirectoryBusyError
-from fieldloop.dft_inputs.labelling import label_frame
+from fieldloop.dft_inputs.labelling import label_frame, label_part
 from fieldloop.dft_inputs.program import lease
 
 LABELLER = """
@@ -72,6 +72,17 @@ def test_a_label_goes_on_after_a_kill_and_a_failure(case, launcher, tmp_path, la
 
     assert label_frame(engine, case.frame, forward, directory) == done
     assert runs_in(log) == 6
+
+
+def test_parts_of_a_label_are_found_by_the_whole(case, launcher, tmp_path):
+    """Zero field and each axis as jobs of their own, e.g. of a batch system."""
+    engine, log = launcher(case)
+    forward, directory = replace(case.stencil, order=1), tmp_path / "label"
+    for part in ("zero", "x", "y", "z"):
+        assert label_part(engine, case.frame, forward, directory, part) is None
+    assert runs_in(log) == 4
+    assert label_frame(engine, case.frame, forward, directory).status == "done"
+    assert runs_in(log) == 4
 
 
 def test_a_finished_label_is_read_not_run(case, home, launcher, label):

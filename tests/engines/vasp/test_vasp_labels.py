@@ -1,6 +1,7 @@
 """Labels from VASP against a model whose responses are known, and against real outputs."""
 
 import gzip
+import shutil
 from pathlib import Path
 
 import ase
@@ -275,3 +276,22 @@ def test_an_unconverged_geometry_is_left_out(synthetic, tmp_path):
     first, told, third = read_labels(run)
     assert (told.where, told.reason) == (f"{run}, geometry 2", "SCF not converged in 9 iterations")
     assert isinstance(first, type(third))
+
+
+@pytest.mark.parametrize("lost", [(), ("-z",)])
+def test_runs_of_a_stencil_are_one_label(synthetic, runs, tmp_path, lost):
+    """Beside a run of another geometry; those that form no stencil are labels by themselves."""
+    crystal, folders = synthetic.Crystal(), runs(STENCIL)
+    synthetic.write_run(tmp_path / "elsewhere", synthetic.moved(crystal, 0, 0, 0.1), np.zeros(3))
+    for name in lost:
+        shutil.rmtree(folders[name])
+    labels = list(read_labels(tmp_path))
+    if lost:
+        assert len(labels) == 7
+        assert all(label.response.polarizability is None for label in labels)
+        return
+    other, label = sorted(labels, key=lambda one: len(one.field_points))
+    assert other.response.polarizability is None
+    assert label.response.polarizability == pytest.approx(crystal.alpha, abs=2e-3)
+    charges = crystal.born[list(synthetic.GROUPED)]
+    assert label.response.born_effective_charges == pytest.approx(charges, abs=2e-4)
