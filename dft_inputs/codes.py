@@ -23,7 +23,7 @@ class Kind(NamedTuple):
 
 DEFAULT_CODE = "pw.x"
 """Of campaigns that name none."""
-KINDS = {
+CODES = {
     "pw.x": Kind(PwSettings, PwCode, PwEngine),
     "abinit": Kind(AbinitSettings, AbinitCode, AbinitEngine),
     "vasp": Kind(VaspSettings, VaspCode, VaspEngine),
@@ -42,12 +42,12 @@ def settings_from_protocol(code: str, protocol: str, **overrides: Any) -> LevelO
     Raises:
         ValueError: unknown protocol, unknown or invalid setting.
     """
-    return KINDS[code].settings.from_protocol(protocol, **overrides)
+    return CODES[code].settings.from_protocol(protocol, **overrides)
 
 
 def kind_of(settings: LevelOfTheory) -> Kind:
     """The code that these settings are for; raises as ``name_of``."""
-    return KINDS[name_of(settings)]
+    return CODES[name_of(settings)]
 
 
 def name_of(settings: LevelOfTheory) -> str:
@@ -56,10 +56,10 @@ def name_of(settings: LevelOfTheory) -> str:
     Raises:
         ValueError: none.
     """
-    for name, kind in KINDS.items():
+    for name, kind in CODES.items():
         if isinstance(settings, kind.settings):
             return name
-    raise ValueError(f"{type(settings).__name__} is no level of theory of {', '.join(KINDS)}")
+    raise ValueError(f"{type(settings).__name__} is no level of theory of {', '.join(CODES)}")
 
 
 def engine_for(settings: LevelOfTheory, code: Program) -> Engine:

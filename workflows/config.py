@@ -28,7 +28,7 @@ from ..active_learning.sampling.seeds import SeedSettings
 from ..active_learning.sampling.sources import located
 from ..active_learning.selection import SelectionSettings
 from ..dft_inputs.abinit.code import AbinitCode
-from ..dft_inputs.codes import DEFAULT_CODE, KINDS
+from ..dft_inputs.codes import CODES, DEFAULT_CODE
 from ..dft_inputs.espresso.code import PwCode
 from ..dft_inputs.program import Program
 from ..dft_inputs.quantities import FieldStrength, Temperature, Time
@@ -77,7 +77,7 @@ class CodesSection(Section):
         Raises:
             ConfigError: names of files for a code that does not take them.
         """
-        program: Program = getattr(self, KINDS[code].program.section.removeprefix("codes."))
+        program: Program = getattr(self, CODES[code].program.section.removeprefix("codes."))
         changes: dict[str, Any] = {} if "timeout" in program.model_fields_set else {"timeout": _LONGEST_RUN}
         if pseudopotentials:
             if "pseudopotentials" not in type(program).model_fields:
@@ -87,8 +87,8 @@ class CodesSection(Section):
 
 
 def _known_code(name: str) -> str:
-    if name not in KINDS:
-        raise ValueError(f"unknown code {name!r}; there are {', '.join(KINDS)}")
+    if name not in CODES:
+        raise ValueError(f"unknown code {name!r}; there are {', '.join(CODES)}")
     return name
 
 

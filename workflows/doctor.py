@@ -19,7 +19,7 @@ from typing import Literal
 import psutil
 from packaging.requirements import InvalidRequirement, Requirement
 
-from ..dft_inputs.codes import DEFAULT_CODE, KINDS
+from ..dft_inputs.codes import CODES, DEFAULT_CODE
 from ..dft_inputs.errors import ProgramNotFoundError
 from ..dft_inputs.espresso.code import PwCode
 from ..dft_inputs.program import Program
@@ -132,7 +132,7 @@ def _others(config: CampaignConfig | None) -> list[str]:
     """Further codes that are on this machine; a campaign needs its own alone."""
     if config is not None:
         return []
-    return [name for name in KINDS if name != DEFAULT_CODE and shutil.which(_program(None, name).command)]
+    return [name for name in CODES if name != DEFAULT_CODE and shutil.which(_program(None, name).command)]
 
 
 def check_program(name: str, code: Program) -> Finding:
@@ -178,7 +178,7 @@ def check_campaign_pseudopotentials(config: CampaignConfig) -> Finding:
     from .campaign import read_parent  # noqa: PLC0415  (needs the engine)
     from .loop import label_maker  # noqa: PLC0415
 
-    name, program = "pseudopotentials", KINDS[config.label.code].program
+    name, program = "pseudopotentials", CODES[config.label.code].program
     try:
         parent = read_parent(config)
         engine = label_maker(config).engine(parent)

@@ -23,7 +23,7 @@ from ..active_learning.sampling.frames import Sampled
 from ..active_learning.sampling.seeds import SeedSettings, seed_frames
 from ..active_learning.selection import SelectionSettings
 from ..active_learning.uncertainty.committee import Spread
-from ..dft_inputs.codes import KINDS, settings_from_protocol
+from ..dft_inputs.codes import CODES, settings_from_protocol
 from ..dft_inputs.records import Frame, LabelledFrame
 from .config import CampaignConfig, ConfigError, ProjectConfig
 from .dynamics import DynamicsMaker
@@ -144,7 +144,7 @@ def label_maker(config: ProjectConfig) -> LabelMaker:
         settings=settings,
         step=section.field_step
         if "field_step" in section.model_fields_set
-        else KINDS[section.code].engine.default_step,
+        else CODES[section.code].engine.default_step,
         order=section.order,
         code=config.codes.program(section.code, section.pseudopotentials),
         split_fields=section.split_fields,

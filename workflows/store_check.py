@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from ..dft_inputs.codes import CODES
+from ..dft_inputs.identity import label_name
 from ..dft_inputs.records import LABELS, SCHEMA_VERSION, ElectricResponse, LabelledFrame, Record
 from .config import first_error
 from .keys import content_uuid
@@ -178,16 +180,14 @@ def _check_label(label: LabelledFrame, key: str | None, where: str, seen: _Seen)
     if key != label_key(label.label_id):
         seen.error(where, f"label_id {label.label_id} is not that of its job")
     inputs = label.provenance.inputs_hash
-    if label.provenance.code in ("pw.x", "ph.x") and inputs and label.label_id not in _names(label, inputs):
+    if label.provenance.code in (*CODES, "ph.x") and inputs and label.label_id not in _names(label, inputs):
         seen.error(where, f"label_id {label.label_id} does not follow from its frame and inputs")
 
 
 def _names(label: LabelledFrame, inputs: str) -> tuple[str, str]:
-    """What the codes of ``dft_inputs.espresso`` call a label of these inputs: by finite fields, and by DFPT."""
-    frame = label.frame.frame_id
-    texts = json.dumps({"frame": frame, "inputs": inputs}, sort_keys=True), f"{frame} {inputs}"
-    first, second = (hashlib.sha256(text.encode()).hexdigest()[:16] for text in texts)
-    return first, second
+    """What a label of these inputs is called: by finite fields, and by DFPT with ph.x."""
+    by_dfpt = f"{label.frame.frame_id} {inputs}"
+    return label_name(label.frame, inputs), hashlib.sha256(by_dfpt.encode()).hexdigest()[:16]
 
 
 def _check_files(seen: _Seen) -> None:

@@ -14,22 +14,22 @@ from ase.data import chemical_symbols
 
 from ..engine import FieldJob, FieldRun
 from ..errors import EngineError, Failure
+from ..identity import planned_provenance
 from ..insulators import BandGap, gap_of_bands, half_filled, judged, strong_field
 from ..labelling import gap_at_zero_field
-from ..pseudopotentials import Pseudopotential, family_hash
+from ..pseudopotentials import Pseudopotential
 from ..records import FieldPoint, Frame, Provenance
 from ..stencil import DEFAULT_STEP, ZERO, Stencil
 from ..units import BOHR_IN_ANGSTROM
 from .code import AbinitCode
 from .inputs import (
+    CODE,
     WAVEFUNCTIONS,
     field_input,
-    inputs_hash,
     label_id,
     link_pseudopotentials,
     occupied_bands,
     right_handed,
-    settings_hash,
 )
 from .outputs import DONE, AbinitOutput, AbinitOutputError, read_eigenvalues, read_string_phases
 from .run import INPUT, repair_lines, run_to_end, set_up, stored_run
@@ -52,15 +52,7 @@ class AbinitJob(FieldJob):
 
     def provenance(self) -> Provenance:
         """What is known before anything is run."""
-        return Provenance(
-            code=AbinitEngine.name,
-            protocol=self.settings.protocol,
-            inputs_hash=inputs_hash(self.settings, self.pseudopotentials, self.stencil),
-            settings_hash=settings_hash(self.settings),
-            kpoints=self.settings.mesh,
-            pseudopotentials={element: found.sha256 for element, found in self.pseudopotentials.items()},
-            pseudopotential_family=family_hash(self.pseudopotentials),
-        )
+        return planned_provenance(CODE, self.settings, self.pseudopotentials, self.stencil)
 
     def write(self, name: str) -> None:
         """Empty the directory of a run and put its input there; it reads wavefunctions where their run left them."""
@@ -223,7 +215,7 @@ class AbinitEngine:
         code: how ABINIT is run here.
     """
 
-    name: ClassVar[str] = "abinit"
+    name: ClassVar[str] = CODE
     done_file: ClassVar[str] = DONE
     smallest_field: ClassVar[float] = 0.0
     default_step: ClassVar[float] = DEFAULT_STEP

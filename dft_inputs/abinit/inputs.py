@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,12 +9,14 @@ from pathlib import Path
 import numpy as np
 from ase.data import atomic_numbers
 
+from ..identity import inputs_hash, label_name
 from ..pseudopotentials import Pseudopotential
 from ..records import Frame
 from ..stencil import Stencil
 from ..units import BOHR_IN_ANGSTROM, HARTREE_FIELD_IN_V_PER_ANGSTROM
 from .settings import AbinitSettings
 
+CODE = "abinit"
 PREFIX = "abinit"
 WAVEFUNCTIONS = f"{PREFIX}_WFK"
 PSEUDO = "../pseudo"
@@ -125,28 +125,7 @@ def label_id(
     frame: Frame, settings: AbinitSettings, pseudopotentials: Mapping[str, Pseudopotential], stencil: Stencil
 ) -> str:
     """Name of a label: hash of the geometry and all that determines its numbers; no paths, no parallelism."""
-    return _hash({"frame": frame.frame_id, "inputs": inputs_hash(settings, pseudopotentials, stencil)})[:16]
-
-
-def inputs_hash(settings: AbinitSettings, pseudopotentials: Mapping[str, Pseudopotential], stencil: Stencil) -> str:
-    """Hash of the level of theory: resolved inputs, pseudopotentials by content, base field and stencil."""
-    return _hash(
-        {
-            "code": "abinit",
-            "settings": settings.identity(),
-            "pseudopotentials": {element: p.sha256 for element, p in sorted(pseudopotentials.items())},
-            "fields": {name: [float(v) for v in field] for name, field in stencil.points().items()},
-        }
-    )
-
-
-def settings_hash(settings: AbinitSettings) -> str:
-    """Hash of the settings that all labels of a data set share; the mesh belongs to a cell."""
-    return _hash({key: value for key, value in settings.identity().items() if key != "kpoints"})[:16]
-
-
-def _hash(content: dict) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return label_name(frame, inputs_hash(CODE, settings, pseudopotentials, stencil))
 
 
 def _field_lines(field: np.ndarray) -> list[str]:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, m
 
 from ..insulators import half_filled
 from ..meshes import Mesh, check_one_mesh, known_mesh, mesh_for_cell
+from ..protocols import with_overrides
 from ..pseudopotentials import Pseudopotential
 
 _PROTOCOLS: dict[str, dict[str, Any]] = {
@@ -63,10 +64,7 @@ class AbinitSettings(BaseModel):
         """
         if name not in _PROTOCOLS:
             raise ValueError(f"unknown protocol {name!r} of ABINIT; there are {', '.join(_PROTOCOLS)}")
-        settings = {"protocol": name, **_PROTOCOLS[name]}
-        if overrides.keys() & {"kpoints", "kpoint_density"}:
-            settings = {key: value for key, value in settings.items() if key not in ("kpoints", "kpoint_density")}
-        return cls(**{**settings, **overrides})
+        return cls(**with_overrides(name, _PROTOCOLS[name], overrides))
 
     @property
     def nspin(self) -> int:

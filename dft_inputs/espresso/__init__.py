@@ -4,7 +4,7 @@ from .code import PwCode
 from .engine import PwEngine
 from .gap import band_gap
 from .ingest import ingest
-from .inputs import inputs_hash, label_id
+from .inputs import label_id
 from .outputs import PwOutput, PwOutputError, read_pw_output
 from .settings import PwSettings, protocols
 
@@ -16,7 +16,6 @@ __all__ = [
     "PwSettings",
     "band_gap",
     "ingest",
-    "inputs_hash",
     "label_id",
     "protocols",
     "read_pw_output",

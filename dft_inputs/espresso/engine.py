@@ -13,7 +13,7 @@ from ..stencil import DEFAULT_STEP, Stencil
 from ..units import RYDBERG_FIELD_IN_V_PER_ANGSTROM
 from .code import PwCode
 from .gap import band_gap
-from .inputs import SMALLEST_FIELD, label_id
+from .inputs import CODE, SMALLEST_FIELD, label_id
 from .job import PwJob
 from .outputs import XML
 from .settings import PwSettings
@@ -28,7 +28,7 @@ class PwEngine:
         code: how pw.x is run here.
     """
 
-    name: ClassVar[str] = "pw.x"
+    name: ClassVar[str] = CODE
     done_file: ClassVar[str] = XML
     smallest_field: ClassVar[float] = SMALLEST_FIELD * RYDBERG_FIELD_IN_V_PER_ANGSTROM
 

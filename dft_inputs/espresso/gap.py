@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import EngineError
+from ..identity import inputs_hash
 from ..insulators import BandGap, gap_of_bands, half_filled, judged
 from ..program import lease
 from ..records import Frame
 from .code import PwCode
-from .inputs import gap_input, inputs_hash, occupied_bands
+from .inputs import CODE, gap_input, occupied_bands
 from .run import ended_point, link_pseudopotentials, run_point
 from .scratch import drop_scratch
 from .settings import PwSettings
@@ -31,7 +32,7 @@ def band_gap(frame: Frame, settings: PwSettings, code: PwCode, directory: Path |
     if odd := half_filled(electrons):
         return odd
     occupied, directory = occupied_bands(frame, pseudopotentials), Path(directory)
-    comment = f"gap {inputs_hash(settings, pseudopotentials, None)[:16]} of {frame.frame_id}"
+    comment = f"gap {inputs_hash(CODE, settings, pseudopotentials, None)[:16]} of {frame.frame_id}"
     text = gap_input(frame, settings, pseudopotentials, occupied + max(4, occupied // 5), comment)
     with lease(directory, code) as descriptor:
         link_pseudopotentials(directory, pseudopotentials)

@@ -1,10 +1,8 @@
-"""pw.x input of a field point and of the gap run (written by ASE), and the hash that names a label."""
+"""pw.x input of a field point and of the gap run (written by ASE), and the name of a label."""
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,6 +11,7 @@ from typing import Any
 import numpy as np
 from ase.io.espresso import write_espresso_in
 
+from ..identity import inputs_hash, label_name
 from ..pseudopotentials import Pseudopotential
 from ..records import Frame
 from ..stencil import Stencil
@@ -20,6 +19,7 @@ from ..units import RYDBERG_FIELD_IN_V_PER_ANGSTROM
 from .phases import field_kpoints
 from .settings import PwSettings
 
+CODE = "pw.x"
 PREFIX = "pwscf"
 SCRATCH = "scratch"
 PSEUDO = "../pseudo"
@@ -132,27 +132,7 @@ def label_id(
     frame: Frame, settings: PwSettings, pseudopotentials: Mapping[str, Pseudopotential], stencil: Stencil
 ) -> str:
     """Name of a label: hash of the geometry and all that determines its numbers; no paths, no parallelism."""
-    return _hash({"frame": frame.frame_id, "inputs": inputs_hash(settings, pseudopotentials, stencil)})[:16]
-
-
-def inputs_hash(settings: PwSettings, pseudopotentials: Mapping[str, Pseudopotential], stencil: Stencil | None) -> str:
-    """Hash of the level of theory: resolved inputs, pseudopotentials by content, base field and stencil."""
-    return _hash(
-        {
-            "code": "pw.x",
-            "settings": settings.identity(),
-            "pseudopotentials": {element: p.sha256 for element, p in sorted(pseudopotentials.items())},
-            "fields": {n: [float(v) for v in f] for n, f in stencil.points().items()} if stencil else None,
-        }
-    )
-
-
-def settings_hash(settings: PwSettings) -> str:
-    """Hash of the settings that all labels of a data set share.
-
-    The mesh belongs to a cell, pseudopotentials to its elements: these are compared by themselves.
-    """
-    return _hash({key: value for key, value in settings.identity().items() if key != "kpoints"})[:16]
+    return label_name(frame, inputs_hash(CODE, settings, pseudopotentials, stencil))
 
 
 def _starting_magnetization(frame: Frame, settings: PwSettings) -> list[float]:
@@ -164,10 +144,6 @@ def _starting_magnetization(frame: Frame, settings: PwSettings) -> list[float]:
         moments.append(float(values[counts[symbol] % len(values)]))
         counts[symbol] += 1
     return moments
-
-
-def _hash(content: dict) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _text(

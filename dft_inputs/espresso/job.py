@@ -16,14 +16,15 @@ import numpy as np
 from ..branches import string_counts
 from ..engine import ORIGIN, FieldJob, FieldRun
 from ..errors import EngineError
+from ..identity import planned_provenance
 from ..insulators import gap_of_bands, strong_field
-from ..pseudopotentials import Pseudopotential, family_hash
+from ..pseudopotentials import Pseudopotential
 from ..records import Provenance
 from ..stencil import ZERO
 from .attempts import repair_lines
 from .code import PwCode
 from .handlers import closed_gap, run_with_remedies
-from .inputs import PREFIX, SCRATCH, field_input, inputs_hash, occupied_bands, settings_hash, zero_input
+from .inputs import CODE, PREFIX, SCRATCH, field_input, occupied_bands, zero_input
 from .outputs import PwOutput
 from .phases import dipole_from_phases, read_phases, string_phases, write_phases
 from .points import check_neutral, electrons_per_quantum, field_point, zero_point
@@ -44,15 +45,7 @@ class PwJob(FieldJob):
 
     def provenance(self) -> Provenance:
         """What is known before anything is run."""
-        return Provenance(
-            code="pw.x",
-            protocol=self.settings.protocol,
-            inputs_hash=inputs_hash(self.settings, self.pseudopotentials, self.stencil),
-            settings_hash=settings_hash(self.settings),
-            kpoints=self.settings.mesh,
-            pseudopotentials={element: found.sha256 for element, found in self.pseudopotentials.items()},
-            pseudopotential_family=family_hash(self.pseudopotentials),
-        )
+        return planned_provenance(CODE, self.settings, self.pseudopotentials, self.stencil)
 
     def write(self, name: str) -> None:
         """Empty the directory of a run and put its input and first wavefunctions there."""

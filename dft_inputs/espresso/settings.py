@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 from ..meshes import Mesh, check_one_mesh, known_mesh, mesh_for_cell
+from ..protocols import with_overrides
 from ..pseudopotentials import Pseudopotential
 
 
@@ -109,10 +110,7 @@ class PwSettings(BaseModel):
         """
         if name not in protocols():
             raise ValueError(f"unknown protocol {name!r}; there are {', '.join(protocols())}")
-        settings = {"protocol": name, **yaml.safe_load((_folder() / f"{name}.yaml").read_text())}
-        if overrides.keys() & {"kpoints", "kpoint_density"}:
-            settings = {key: value for key, value in settings.items() if key not in ("kpoints", "kpoint_density")}
-        return cls(**{**settings, **overrides})
+        return cls(**with_overrides(name, yaml.safe_load((_folder() / f"{name}.yaml").read_text()), overrides))
 
     def identity(self) -> dict[str, Any]:
         """What determines the converged numbers, resolved: not the protocol's name, nor the way to convergence.

@@ -7,8 +7,6 @@ EFIELD_PEAD, LCALCPOL, LCALCEPS, LEPSILON; Nunes and Gonze, PRB 63, 155107 (2001
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..files import write_atomically
+from ..identity import content_hash, label_name
 from ..pseudopotentials import Pseudopotential, family_hash
 from ..records import Frame, Provenance
 from ..stencil import Stencil
@@ -158,7 +157,7 @@ def vasp_label_id(
         stencil: field points, or the method of a response in one run.
         potcars: the file of each element; empty where they are not at hand.
     """
-    return _hash({"frame": frame.frame_id, "inputs": vasp_inputs_hash(settings, stencil, potcars)})[:16]
+    return label_name(frame, vasp_inputs_hash(settings, stencil, potcars))
 
 
 def vasp_inputs_hash(settings: VaspSettings, stencil: Stencil | Method, potcars: Mapping[str, Pseudopotential]) -> str:
@@ -173,7 +172,7 @@ def vasp_inputs_hash(settings: VaspSettings, stencil: Stencil | Method, potcars:
     if potcars:
         named = {"potcars": {element: one.sha256 for element, one in potcars.items()}, "potcar_functional": None}
         identity |= named
-    return _hash({"code": CODE, "settings": identity, "fields": fields})
+    return content_hash({"code": CODE, "settings": identity, "fields": fields})
 
 
 def planned_provenance(
@@ -192,15 +191,11 @@ def planned_provenance(
         code=CODE,
         protocol=settings.protocol,
         inputs_hash=vasp_inputs_hash(settings, stencil, potcars),
-        settings_hash=_hash(shared)[:16],
+        settings_hash=content_hash(shared)[:16],
         kpoints=settings.mesh,
         pseudopotentials={element: one.sha256 for element, one in potcars.items()},
         pseudopotential_family=family_hash(potcars) if potcars else "",
     )
-
-
-def _hash(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _words(value: IncarValue) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from ..meshes import Mesh, check_one_mesh, known_mesh, mesh_for_cell
+from ..protocols import with_overrides
 
 PotcarLibrary = Literal["PBE", "PBE_52", "PBE_54", "PBE_64", "LDA", "LDA_52", "LDA_54", "LDA_64", "PW91"]
 """Names of pymatgen."""
@@ -83,10 +84,7 @@ class VaspSettings(BaseModel):
         """
         if name not in _PROTOCOLS:
             raise ValueError(f"unknown protocol {name!r} of VASP; there are {', '.join(_PROTOCOLS)}")
-        settings = {"protocol": name, **_PROTOCOLS[name]}
-        if overrides.keys() & {"kpoints", "kpoint_density"}:
-            settings = {key: value for key, value in settings.items() if key not in ("kpoints", "kpoint_density")}
-        return cls(**{**settings, **overrides})
+        return cls(**with_overrides(name, _PROTOCOLS[name], overrides))
 
     @property
     def mesh(self) -> Mesh:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fieldloop.dft_inputs.codes import KINDS, engine_for
+from fieldloop.dft_inputs.codes import CODES, engine_for
 
 
 def name(engine, case, frame=None, stencil=None):
@@ -73,4 +73,4 @@ def test_every_code_is_in_the_suite():
     """A code that labels can be made with has a case here."""
     folder = Path(__file__).parent
     cases = {path.stem.removeprefix("case_") for path in folder.glob("case_*.py")}
-    assert {name.removesuffix(".x") for name in KINDS} <= cases
+    assert {name.removesuffix(".x") for name in CODES} <= cases

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 
+from ...identity import content_hash, inputs_hash
 from ...pseudopotentials import Pseudopotential
 from ...records import Frame
-from ..inputs import PREFIX, SCRATCH
-from ..inputs import inputs_hash as scf_hash
+from ..inputs import CODE, PREFIX, SCRATCH
 from ..settings import PwSettings
 from .settings import PhSettings
 
@@ -42,8 +41,8 @@ def dfpt_inputs_hash(
     settings: PwSettings, response: PhSettings, pseudopotentials: Mapping[str, Pseudopotential]
 ) -> str:
     """Hash of the level of theory: the SCF's, and the settings of the response."""
-    content = {"code": "ph.x", "scf": scf_hash(settings, pseudopotentials, None), "response": response.identity()}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    scf = inputs_hash(CODE, settings, pseudopotentials, None)
+    return content_hash({"code": "ph.x", "scf": scf, "response": response.identity()})
 
 
 def dfpt_label_id(

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import EngineError, failure_words
+from ...identity import settings_hash
 from ...program import lease
 from ...pseudopotentials import Pseudopotential, family_hash
 from ...quality import DEFAULT_BOUNDS, QualityBounds
@@ -15,7 +16,7 @@ from ...records import ElectricResponse, Frame, LabelledFrame, Proposal, Provena
 from ...units import VACUUM_PERMITTIVITY
 from ..goedecker import write_upf
 from ..handlers import run_with_remedies
-from ..inputs import plain_input, settings_hash
+from ..inputs import plain_input
 from ..outputs import PwOutput, PwOutputError
 from ..run import ended_point, link_pseudopotentials
 from ..scratch import drop_scratch, has_scratch

@@ -86,15 +86,16 @@ class TestCheck:
         """By the codes' own naming: the label of the parent, named as pw.x names it, then with other inputs."""
         from fieldloop.dft_inputs.espresso.dfpt.inputs import dfpt_inputs_hash, dfpt_label_id
         from fieldloop.dft_inputs.espresso.dfpt.settings import PhSettings
-        from fieldloop.dft_inputs.espresso.inputs import inputs_hash, label_id
+        from fieldloop.dft_inputs.espresso.inputs import label_id
         from fieldloop.dft_inputs.espresso.settings import PwSettings
+        from fieldloop.dft_inputs.identity import inputs_hash
         from fieldloop.dft_inputs.records import Provenance
         from fieldloop.dft_inputs.stencil import Stencil
         from fieldloop.workflows.labelling import label_key
 
         settings, frame = PwSettings.from_protocol("fast"), campaign.rattled(7)
         named = {
-            "pw.x": (label_id(frame, settings, {}, Stencil()), inputs_hash(settings, {}, Stencil())),
+            "pw.x": (label_id(frame, settings, {}, Stencil()), inputs_hash("pw.x", settings, {}, Stencil())),
             "ph.x": (
                 dfpt_label_id(frame, settings, PhSettings(), {}),
                 dfpt_inputs_hash(settings, PhSettings(), {}),
