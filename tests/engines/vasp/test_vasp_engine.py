@@ -1,11 +1,10 @@
 """The VASP engine beyond what all engines have in common; the program that runs is synthetic."""
 
 import gzip
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from case_vasp import vasp_program
 from fieldloop.dft_inputs.labelling import label_frame
 from fieldloop.dft_inputs.pseudopotentials import PseudopotentialError
 from fieldloop.dft_inputs.stencil import Stencil
@@ -22,14 +21,11 @@ STENCIL = Stencil(step=0.01, order=1)
 @pytest.fixture
 def engine(synthetic, tmp_path):
     """VASP with faults (see ``vasp_std.main``) and other fields of its code."""
-    for symbol in synthetic.VALENCES:
-        (tmp_path / "potcars" / symbol).mkdir(parents=True)
-        (tmp_path / "potcars" / symbol / "POTCAR").write_text(synthetic.potcar_text(symbol))
+    program = vasp_program(tmp_path)
 
     def make(faults="", settings=None, **code):
-        command = f"{sys.executable} {Path(synthetic.__file__).with_name('vasp_std.py')}"
-        how = {"command": command, "potcar_dir": str(tmp_path / "potcars"), "environment": {"VASP_DOUBLE": faults}}
-        return VaspEngine(VaspSettings(kpoints=synthetic.MESH, **(settings or {})), VaspCode(**{**how, **code}))
+        how = {**program.model_dump(), "environment": {"VASP_DOUBLE": faults}, **code}
+        return VaspEngine(VaspSettings(kpoints=synthetic.MESH, **(settings or {})), VaspCode(**how))
 
     return make
 
