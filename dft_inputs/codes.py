@@ -70,5 +70,7 @@ def engine_for(settings: LevelOfTheory, code: Program) -> Engine:
     """
     kind = kind_of(settings)
     if not isinstance(code, kind.program):
-        raise ValueError(f"{type(settings).__name__} cannot be run by {code.program}: give a {kind.program.__name__}")
+        wanted = kind.program.__name__
+        article = "an" if wanted.startswith("A") else "a"
+        raise ValueError(f"{type(settings).__name__} cannot be run by {code.program}: give {article} {wanted}")
     return kind.engine(settings, code)  # pyright: ignore[reportCallIssue]  (every engine is made of these two)

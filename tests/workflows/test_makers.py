@@ -2,6 +2,7 @@
 
 import pytest
 from ase.build import bulk
+from fieldloop.dft_inputs.abinit import AbinitSettings
 from fieldloop.dft_inputs.espresso.settings import PwSettings
 from fieldloop.dft_inputs.records import LABELS, Frame, LabelledFrame
 from fieldloop.workflows.labelling import LabelMaker
@@ -50,3 +51,9 @@ def test_a_label_job_runs_under_jobflows_own_manager(atoms, tmp_path):
     assert isinstance(output, LabelledFrame)
     assert set(output.response.labels) == set(LABELS)
     assert output.quality.passed
+
+
+def test_settings_and_code_must_be_of_one_program(atoms):
+    maker = LabelMaker(settings=AbinitSettings.from_protocol("fast"))
+    with pytest.raises(ValueError, match=r"AbinitSettings cannot be run by pw\.x: give an AbinitCode"):
+        maker.label_id(Frame.from_atoms(atoms))

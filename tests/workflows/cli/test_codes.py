@@ -38,7 +38,11 @@ def test_abinit_labels_a_file_and_its_store_takes_no_other_code(abinit):
     crystal = bulk("AlAs", "zincblende", a=5.66)
     crystal.positions[1] += 0.05
     write(abinit.folder / "moved.xyz", crystal)
-    code, output = run("label", abinit.folder / "moved.xyz", "--config", abinit.file)
+    words = ("label", abinit.folder / "moved.xyz", "--config", abinit.file)
+    code, output = run(*words, "--source", "dfpt")
+    assert code == 2
+    assert "labels by DFPT are made with ph.x: set label.code to pw.x" in output
+    code, output = run(*words)
     assert code == 0, output
     assert "1 frames: 1 done, 0 failed, 0 flagged" in output
     store = read_store(abinit.run / "fieldloop.sqlite")
