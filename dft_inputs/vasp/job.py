@@ -32,10 +32,10 @@ from .outputs import electrons_per_quantum, vasp_point
 from .potcars import potcar_content
 from .results import VaspOutputError
 from .run_output import OUTCAR, VASPRUN, read_vasp_output
-from .settings import VaspSettings
+from .settings import NEUTRAL_TAGS, VaspSettings
 
 REQUEST, DONE = "request.txt", "done"
-"""The input of a point as asked for, which names it (INCAR is as run), and the mark of a finished one."""
+"""What determines the numbers of a point, which names it (INCAR is as run), and the mark of a finished one."""
 _STREAMS = ("vasp.out", "vasp.err")
 _START = "WAVECAR"
 _LARGE = (_START, "CHG", "CHGCAR", "WAVEDER", "TMPCAR")
@@ -119,7 +119,8 @@ class VaspJob(FieldJob):
         return {**field_incar(self.settings, self.fields[name]), **(changes or {})}
 
     def _request(self, name: str) -> str:
-        texts = input_texts(self.frame, self.settings, self._incar(name))
+        incar = {tag: value for tag, value in self._incar(name).items() if tag not in NEUTRAL_TAGS}
+        texts = input_texts(self.frame, self.settings, incar)
         files = "".join(f"{element} {one.sha256}\n" for element, one in self.potcars.items())
         return "".join((f"label {self.label_id}, point {name}\n", *texts.values(), files))
 
@@ -234,6 +235,7 @@ class VaspJob(FieldJob):
             point=point.model_copy(update=cost),
             gap=None if self.fields[name].any() else output.gap,
             version=output.version,
+            cpu_seconds=output.cpu_seconds,
             electrons_per_quantum=electrons_per_quantum(output),
             repairs=repair_lines(folder, name),
         )

@@ -16,6 +16,7 @@ from ..records import Frame
 from .results import RunSteps, VaspOutput, stress_of
 
 _STEP = re.compile(r"-+ Iteration\s+(\d+)\(")
+_CPU_SECONDS = re.compile(r"Total CPU time used \(sec\):\s*([\d.]+)")
 _FLOAT = re.compile(r"-?\d+\.\d+(?:[Ee][-+]?\d+)?")
 _SECONDS = re.compile(r"Elapsed time \(sec\):\s*([\d.]+)[ \t]*\n")
 _VECTOR = r"\(\s*(-?[\d.]+)\s*(-?[\d.]+)\s*(-?[\d.]+)\s*\)"
@@ -95,6 +96,7 @@ def _common(text: str, field_sign: float) -> _Common:
         "kpoints": _mesh(text),
         "nspin": int(match[1]) if (match := re.search(r"ISPIN\s*=\s*([12])", text)) else 1,
         "seconds": float(match[1]) if (match := _SECONDS.search(text)) else 0.0,
+        "cpu_seconds": float(match[1]) if (match := _CPU_SECONDS.search(text)) else 0.0,
         "version": match[1] if (match := re.match(r"\s*vasp\.([\d.]+\d)", text)) else "",
     }
     return _Common(tuple(name for name, count in zip(names, counts, strict=True) for _ in range(count)), values)

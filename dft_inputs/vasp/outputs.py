@@ -198,4 +198,5 @@ def vasp_provenance(*outputs: VaspOutput) -> Provenance:
         scf_count=len(outputs),
         scf_iterations=sum(output.iterations for output in outputs),
         seconds=sum(output.seconds for output in outputs),
+        cpu_seconds=sum(output.cpu_seconds for output in outputs),
     )

@@ -36,7 +36,7 @@ class VaspOutput:
         nspin: 1 or 2.
         scf_accuracy: last change of the energy, eV.
         iterations: of the SCF.
-        seconds: of the whole run.
+        seconds, cpu_seconds: of the whole run, wall time and that of one rank.
         version: of VASP.
         step: which geometry of the run, from 1.
         steps: geometries of the run.
@@ -59,6 +59,7 @@ class VaspOutput:
     scf_accuracy: float = 0.0
     iterations: int = 0
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     version: str = ""
     step: int = 1
     steps: int = 1

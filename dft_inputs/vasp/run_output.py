@@ -85,6 +85,7 @@ def _merged(outcar: VaspOutput, vasprun: VaspOutput) -> VaspOutput:
         born_effective_charges=born,
         scf_accuracy=outcar.scf_accuracy,
         seconds=outcar.seconds,
+        cpu_seconds=outcar.cpu_seconds,
     )
 
 

@@ -22,6 +22,13 @@ OWN_TAGS = frozenset(
     }
 )
 """Tags that a field, the quality of a label or another setting fixes."""
+NEUTRAL_TAGS = frozenset(
+    {
+        *("NELM", "KPAR", "NCORE", "NPAR", "NSIM", "LPLANE", "LSCALAPACK", "LSCALU", "NCSHMEM", "NBLOCK_FOCK"),
+        *("AMIX", "BMIX", "AMIX_MAG", "BMIX_MAG", "AMIN", "MAXMIX", "IMIX", "NELMIN", "NELMDL", "NWRITE"),
+    }
+)
+"""Tags of parallelism, printing and the way to convergence, which change no converged number."""
 
 _PROTOCOLS: dict[str, dict[str, Any]] = {
     # For smoke tests; neither cutoff nor mesh is converged.
@@ -45,7 +52,7 @@ class VaspSettings(BaseModel):
         gga: functional that overrides that of the POTCAR files, e.g. ``PE``, ``PS``.
         potcar_functional: pymatgen's name of the POTCAR library, e.g. ``PBE_54``.
         potcars: POTCAR by element, e.g. ``{"Ti": "Ti_pv"}``; the element's own name where it is not given.
-        incar: further tags, e.g. ``{"ISPIN": 2}`` or those of DFT+U.
+        incar: further tags, e.g. ``{"ISPIN": 2}`` or those of DFT+U, or of parallelism, e.g. ``{"KPAR": 4}``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -112,4 +119,5 @@ class VaspSettings(BaseModel):
             ValueError: the mesh is not known yet; see ``for_cell``.
         """
         dumped = self.model_dump(mode="json", exclude={"protocol", "nelm", "kpoint_density"})
-        return {**dumped, "kpoints": list(self.mesh)}
+        incar = {tag: value for tag, value in dumped["incar"].items() if tag not in NEUTRAL_TAGS}
+        return {**dumped, "incar": incar, "kpoints": list(self.mesh)}

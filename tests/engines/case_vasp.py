@@ -56,7 +56,7 @@ def make_case(folder: Path) -> Case:
             "gga": "PS",
             "incar": {"ISPIN": 2},
         },
-        neutral={"protocol": "another name", "nelm": 77},
+        neutral={"protocol": "another name", "nelm": 77, "incar": {"KPAR": 4, "AMIX": 0.2}},
         hasty={"nelm": 1},
         cut='"$@"; head -n 30 OUTCAR > half; mv half OUTCAR',
         stencil=Stencil(step=0.01),

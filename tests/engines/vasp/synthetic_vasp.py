@@ -239,6 +239,7 @@ def _outcar(steps: list[Step], crystal: Crystal, pead, faults: Faults, setup: Se
    LCALCEPS   =     F    calculate dielectric tensor
 {field_line}{body}{_response(crystal, setup) if faults.born else ""}\
  General timing and accounting informations for this job:
+                  Total CPU time used (sec):        9.000
                          Elapsed time (sec):       10.000
 """
 

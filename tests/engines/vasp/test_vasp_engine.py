@@ -69,7 +69,10 @@ def test_remedy_of_an_scf_that_does_not_converge(synthetic, engine, tmp_path):
     assert line == "+y: SCF not converged in 4 iterations at +y, then all bands at once (ALGO All, NELM 400)"
     assert [point.scf_iterations for point in label.field_points] == [9, 8, 8, 8]
     assert label.label_id == engine().label_id(frame, STENCIL)
-    assert label_frame(engine("die"), frame, STENCIL, tmp_path / "label") == label
+    # Neither more iterations nor another distribution over the ranks makes finished points anew.
+    others = engine("die", settings={"nelm": 300, "incar": {"KPAR": 2}})
+    assert label_frame(others, frame, STENCIL, tmp_path / "label") == label
+    assert label.provenance.cpu_seconds == 4 * 9.0
 
 
 def test_a_failure_that_no_remedy_mends(synthetic, engine, tmp_path):

@@ -256,8 +256,9 @@ def test_dynamics_that_were_cut_off_give_what_is_whole(synthetic, tmp_path):
     for end in range(200, len(text) - 200, 397):
         (run / "OUTCAR").write_text(text[:end])
         whole = sum(end > start + 30 for start in starts) - 1
-        *labels, told = read_labels(run)
-        assert isinstance(told, Unreadable)
+        found = list(read_labels(run))
+        (told,) = (item for item in found if isinstance(item, Unreadable))
+        labels = [item for item in found if item is not told]
         assert "the run did not end" in told.reason
         assert len(labels) == max(whole, 0)
         for label, other in zip(labels, wanted, strict=False):
