@@ -263,7 +263,7 @@ def check_disk(directory: Path, needed: float = 5.0) -> Finding:
     detail = f"{free:.1f} GiB free in {place}"
     if free < needed:
         state: State = "fail" if free < needed / 10 else "warn"
-        return Finding("disk", state, detail, "make room: pw.x keeps wavefunctions while it runs")
+        return Finding("disk", state, detail, "make room: DFT keeps wavefunctions while it runs")
     return Finding("disk", "ok", detail)
 
 

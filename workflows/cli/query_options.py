@@ -49,7 +49,7 @@ _OPTIONS: dict[str, Any] = {
     "uncertainty": Annotated[
         Words, typer.Option(help="Of the model that proposed the frame: 'forces > 0.05 eV/A'; may be repeated.")
     ],
-    "code": Annotated[Word, typer.Option(help="Code of the labels: pw.x.")],
+    "code": Annotated[Word, typer.Option(help="Code of the labels: pw.x, abinit, vasp.")],
     "protocol": Annotated[Word, typer.Option(help="Level of theory: fast, standard, paper.")],
     "origin": Annotated[Word, typer.Option(help="Where the frame came from, e.g. parent, dynamics, import.")],
     "model": Annotated[Word, typer.Option(help="model_id of the model that proposed the frame.")],

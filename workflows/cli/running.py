@@ -62,7 +62,7 @@ def label(
     ],
     source: Annotated[
         LabelSource,
-        typer.Option("--source", help="Finite fields (pw.x), or DFPT (pw.x and ph.x: no polarization)."),
+        typer.Option("--source", help="Finite fields, or DFPT (pw.x and ph.x: no polarization)."),
     ] = LabelSource.FINITE_FIELD,
     retry_failed: RetryFailed = False,
     quiet: Quiet = False,
