@@ -30,8 +30,11 @@ def with_code(engine, **changes):
 
 
 def test_a_run_that_stops_at_its_time_limit_goes_on_from_there(engine, alas, tmp_path):
-    long = replace(engine, settings=engine.settings.model_copy(update={"kpoints": (4, 4, 4), "tolvrs": 1e-16}))
-    hasty = with_code(long, max_seconds=1)
+    pause = tmp_path / "pause.sh"
+    pause.write_text('#!/bin/bash\n"$@" & sleep 0.3; kill -STOP $!; sleep 1; kill -CONT $!; wait $!\n')
+    pause.chmod(0o755)
+    long = replace(engine, settings=engine.settings.model_copy(update={"kpoints": (3, 3, 3), "tolvrs": 1e-16}))
+    hasty = with_code(long, max_seconds=1, launcher=(str(pause),))
     job = hasty.prepare(alas, Stencil(), tmp_path)
     with lease(tmp_path, job.code) as descriptor:
         with pytest.raises(EngineError, match="stopped at its time limit at zero; run again to resume") as caught:
@@ -55,12 +58,14 @@ def test_a_slow_scf_gets_a_second_attempt(engine, alas, runs, finished, tmp_path
     assert run.point.scf_iterations > 5
 
 
-def test_ranks_change_no_number(engine, alas, runs, finished, tmp_path):
+def test_ranks_change_no_number(copy, engine, alas, runs, finished):
+    """In a field too, from wavefunctions that a single process wrote."""
+    shutil.rmtree(copy.folder("+x"))
     two = with_code(engine, launcher=("mpirun", "--oversubscribe", "-np", "{ranks}"), ranks=2)
-    for name, run in runs(two, alas, tmp_path, "zero", "+x").items():
-        one = finished[1][name].point
-        assert run.point.enthalpy == pytest.approx(one.enthalpy, abs=1e-8)
-        assert run.point.forces == pytest.approx(one.forces, abs=1e-6)
+    point, one = runs(two, alas, copy.directory, "+x")["+x"].point, finished[1]["+x"].point
+    assert point.enthalpy == pytest.approx(one.enthalpy, abs=1e-8)
+    assert point.forces == pytest.approx(one.forces, abs=1e-6)
+    assert "mpi_nproc: 2" in (copy.folder("+x") / "abinit.abo").read_text()
 
 
 def test_ranks_that_did_not_come_are_told(engine, alas, runs, tmp_path):
