@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,11 @@ from ..dft_inputs.records import ElectricResponse, Frame
 from .files import load_model
 from .graph import build_graph
 from .network import EnthalpyNetwork
-from .responses import Responses, compute_responses
+from .responses import Responses
+from .stack import NetworkStack, architecture, stack_responses
+
+_MOST_ATOMS = 1024
+"""Atoms times members of one pass: about 2 GiB for a large network in float32."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ def predict(
         members: networks of the same species.
         frames: geometries.
         fields: field of each frame, V/A, (B, 3) or (3,); zero where not given.
-        batch_size: frames at a time.
+        batch_size: most frames at a time.
 
     Raises:
         ValueError: no member, or members of different species.
@@ -78,26 +82,38 @@ def predict(
     if len({member.species for member in members}) > 1:
         raise ValueError("the members of a committee must know the same species in the same order")
     fields = np.zeros((len(frames), 3)) if fields is None else np.broadcast_to(fields, (len(frames), 3))
+    alike = len({architecture(member.config) for member in members}) == 1
+    stacks = [NetworkStack(members)] if alike else [NetworkStack([member]) for member in members]
     predictions = []
-    for start in range(0, len(frames), batch_size):
-        part = slice(start, start + batch_size)
-        predictions += _predict_batch(members, frames[part], fields[part])
+    for part in _passes([len(frame) for frame in frames], batch_size, _MOST_ATOMS // len(members)):
+        predictions += _predict_batch(members[0], stacks, frames[part], fields[part])
     return predictions
 
 
+def _passes(sizes: Sequence[int], most_frames: int, most_atoms: int) -> Iterator[slice]:
+    """Frames one after the other in parts that fit into memory."""
+    start, atoms = 0, 0
+    for index, size in enumerate(sizes):
+        if index > start and (index - start == most_frames or atoms + size > most_atoms):
+            yield slice(start, index)
+            start, atoms = index, 0
+        atoms += size
+    if sizes:
+        yield slice(start, len(sizes))
+
+
 def _predict_batch(
-    members: Sequence[EnthalpyNetwork], frames: Sequence[Frame], fields: np.ndarray
+    first: EnthalpyNetwork, stacks: Sequence[NetworkStack], frames: Sequence[Frame], fields: np.ndarray
 ) -> list[CommitteePrediction]:
     responses: list[Responses] = []
-    descriptors = np.empty(0)
-    for index, member in enumerate(members):
-        graph = build_graph(frames, member.species, member.cutoff, fields, member.dtype).to(member.device)
-        responses.append(compute_responses(member, graph, stress=True, born=True))
-        if index == 0:
-            with torch.no_grad():
-                descriptors = member.descriptors(graph).cpu().double().numpy()
+    for stack in stacks:
+        graph = build_graph(frames, stack.species, stack.cutoff, fields, stack.dtype).to(stack.device)
+        responses.append(stack_responses(stack, graph, stress=True, born=True))
+    graph = build_graph(frames, first.species, first.cutoff, fields, first.dtype).to(first.device)
+    with torch.no_grad():
+        descriptors = first.descriptors(graph).cpu().double().numpy()
     stacked = {
-        name: np.stack([getattr(response, name).cpu().double().numpy() for response in responses])
+        name: np.concatenate([getattr(response, name).cpu().double().numpy() for response in responses])
         for name in Responses.__dataclass_fields__
     }
     ends = np.cumsum([len(frame) for frame in frames])
@@ -113,7 +129,7 @@ def _predict_batch(
                 polarization=stacked["polarization"][:, b],
                 born_effective_charges=stacked["born_effective_charges"][:, atoms],
                 polarizability=stacked["polarizability"][:, b],
-                descriptor=_by_species(descriptors[atoms], frame, members[0].species),
+                descriptor=_by_species(descriptors[atoms], frame, first.species),
             )
         )
     return predictions

@@ -37,6 +37,7 @@ class EnthalpyNetwork(EnthalpyModel):
     energy_reference: Tensor
     polarizability_reference: Tensor
     energy_scale: Tensor
+    normalization: Tensor
 
     def __init__(self, config: NetworkConfig, seed: int = 0) -> None:
         super().__init__()
@@ -54,6 +55,7 @@ class EnthalpyNetwork(EnthalpyModel):
                 self.register_buffer("energy_reference", torch.zeros(n_species))
                 self.register_buffer("polarizability_reference", torch.zeros(n_species))
                 self.register_buffer("energy_scale", torch.ones(()))
+                self.register_buffer("normalization", torch.tensor(config.neighbours**0.5), persistent=False)
                 self.bessel = BesselBasis(config.radial, config.cutoff)
                 self.embedding = Perceptron(2 * n_species + config.radial, width, width)
                 self.edge_weights = nn.Parameter(torch.randn(width, channels * (config.l_max + 1)))
@@ -73,7 +75,7 @@ class EnthalpyNetwork(EnthalpyModel):
     def local_enthalpy(self, graph: Graph) -> Tensor:
         """Enthalpy of each atom without the reference charges, eV, (N,): strictly local, invariant."""
         scalars, envelope, r = self._edges(graph)
-        per_edge = self.energy_scale * self.readout(scalars).view_as(r) * envelope / self.config.neighbours**0.5
+        per_edge = self.energy_scale * self.readout(scalars).view_as(r) * envelope / self.normalization
         if self.repulsion is not None:
             pair = self.repulsion(r, graph.species[:, None], graph.species[graph.neighbours])
             per_edge = per_edge + torch.where(graph.mask, pair, 0.0)
@@ -84,7 +86,7 @@ class EnthalpyNetwork(EnthalpyModel):
     def descriptors(self, graph: Graph) -> Tensor:
         """Learned descriptor of each atom, (N, scalars): its edges' last scalars, summed with the envelope."""
         scalars, envelope, _ = self._edges(graph)
-        return (scalars.view(-1, *envelope.shape) * envelope).sum(2).T / self.config.neighbours**0.5
+        return (scalars.view(-1, *envelope.shape) * envelope).sum(2).T / self.normalization
 
     def _edges(self, graph: Graph) -> tuple[Tensor, Tensor, Tensor]:
         """Edge scalars after all layers (S, N K), envelopes (N, K) and distances (N, K)."""
@@ -104,9 +106,9 @@ class EnthalpyNetwork(EnthalpyModel):
 
         weights = linear(scalars, self.edge_weights).view(config.tensors, config.l_max + 1, *r.shape)
         tensors = _weighted(weights, harmonics)
-        mix = None
+        to_sum, mix = harmonics / self.normalization, None
         for layer in self.layers:
-            scalars, tensors = layer(scalars, tensors, mix, harmonics, field, graph.species)
+            scalars, tensors = layer(scalars, tensors, mix, to_sum, field, graph.species)
             mix = layer.mix
         return scalars, envelope, r
 
@@ -116,7 +118,6 @@ class _Layer(nn.Module):
 
     def __init__(self, config: NetworkConfig, last: bool) -> None:
         super().__init__()
-        self.config = config
         channels, width, l_out = config.tensors, config.scalars, 0 if last else config.l_max
         self.environment_weights = nn.Parameter(torch.randn(width, channels * (config.l_max + 1)))
         self.field_weights = nn.Parameter(torch.randn(len(config.species), channels, config.l_max + 1))
@@ -134,12 +135,11 @@ class _Layer(nn.Module):
         species: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Update scalars (S, N K) and tensors (N, U, D, K), on which ``mix`` of the layer before has yet to act."""
-        config = self.config
         n, u, _, k = tensors.shape
         weights = linear(scalars, self.environment_weights).view(-1, n, k).transpose(0, 1)
-        products = row_products(weights, harmonics).view(n, u, config.l_max + 1, -1)
+        products = row_products(weights, harmonics).view(n, u, self.coupling.degree_mask.shape[0], -1)
         from_field = self.field_weights[species][..., None] * field[:, None, None]
-        environment = ((products / config.neighbours**0.5 + from_field) * self.coupling.degree_mask).sum(2)
+        environment = ((products + from_field) * self.coupling.degree_mask).sum(2)
         if self.mix is None and mix is not None:
             tensors = self.coupling.of_mixed(tensors, environment, mix.weights)
         else:

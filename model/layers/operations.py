@@ -2,7 +2,8 @@
 
 Training differentiates three times (responses, Z* and alpha, weights). PyTorch's own rules then multiply small matrices
 in transposed layouts, fill large arrays with zeros to add a slice to them, and take the derivatives of SiLU apart into
-a dozen passes over memory. The derivatives of these operations are again these operations, on contiguous rows.
+a dozen passes over memory. The derivatives of these operations are again these operations, on contiguous rows. Under
+``vmap`` those of several networks become one larger operation.
 """
 
 from __future__ import annotations
@@ -34,8 +35,6 @@ def silu(x: Tensor) -> Tensor:
 
 
 class _Product(torch.autograd.Function):
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(a: Tensor, b: Tensor) -> Tensor:
         return torch.bmm(a, b)
@@ -54,10 +53,13 @@ class _Product(torch.autograd.Function):
             matrix_product(a.transpose(1, 2), gradient) if for_b else None,
         )
 
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Tensor) -> tuple[Tensor, int]:
+        folded = (_members_first(x, dim, info.batch_size).flatten(0, 1) for x, dim in zip(args, in_dims, strict=True))
+        return _Product.apply(*folded).unflatten(0, (info.batch_size, -1)), 0
+
 
 class _RowProducts(torch.autograd.Function):
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(a: Tensor, b: Tensor) -> Tensor:
         return torch.bmm(a, b.transpose(1, 2))
@@ -76,10 +78,13 @@ class _RowProducts(torch.autograd.Function):
             matrix_product(gradient.transpose(1, 2), a) if for_b else None,
         )
 
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Tensor) -> tuple[Tensor, int]:
+        folded = (_members_first(x, dim, info.batch_size).flatten(0, 1) for x, dim in zip(args, in_dims, strict=True))
+        return _RowProducts.apply(*folded).unflatten(0, (info.batch_size, -1)), 0
+
 
 class _Concatenate(torch.autograd.Function):
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(dim: int, *parts: Tensor) -> Tensor:
         return torch.cat(parts, dim)
@@ -93,10 +98,14 @@ class _Concatenate(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         return None, *gradients[0].split(ctx.sizes, ctx.dim)
 
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
+        dim, *parts = args
+        stacked = [_members_first(x, d, info.batch_size) for x, d in zip(parts, in_dims[1:], strict=True)]
+        return _Concatenate.apply(dim + 1, *stacked), 0
+
 
 class _Silu(torch.autograd.Function):
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(x: Tensor) -> Tensor:
         return nn.functional.silu(x)
@@ -111,11 +120,13 @@ class _Silu(torch.autograd.Function):
         slope = _SiluSlopes.apply(x)[0] if torch.is_grad_enabled() else _slopes(x)[0]
         return gradients[0] * slope
 
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None], *args: Tensor) -> tuple[Tensor, int | None]:
+        return _Silu.apply(*args), in_dims[0]
+
 
 class _SiluSlopes(torch.autograd.Function):
     """First and second derivative; the second is evaluated once for all directions in which the first is asked for."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -137,6 +148,10 @@ class _SiluSlopes(torch.autograd.Function):
         drop = sigma * (1 - sigma)
         third = drop * (3 * (1 - 2 * sigma) + x * (1 - 6 * drop))
         return for_second * third if gradient is None else torch.addcmul(gradient, for_second, third)
+
+
+def _members_first(x: Tensor, dim: int | None, size: int) -> Tensor:
+    return x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
 
 
 def _slopes(x: Tensor) -> tuple[Tensor, Tensor]:
