@@ -21,7 +21,12 @@ _FLOAT = re.compile(r"-?\d+\.\d+(?:[Ee][-+]?\d+)?")
 _SECONDS = re.compile(r"Elapsed time \(sec\):\s*([\d.]+)[ \t]*\n")
 _VECTOR = r"\(\s*(-?[\d.]+)\s*(-?[\d.]+)\s*(-?[\d.]+)\s*\)"
 _PEAD_FIELD = re.compile(r"EFIELD_PEAD\s*=((?:\s+[-+.\dEe]+){3})")
-_POSITIONS = re.compile(r"POSITION\s+TOTAL-FORCE.*\n\s*-+\n((?:(?:\s+-?\d+\.\d+){6}[ \t]*\n)+)")
+# Van der Waals methods add columns.
+_POSITIONS = re.compile(r"POSITION\s+TOTAL-FORCE.*\n\s*-+\n((?:(?:\s+-?\d+\.\d+){6,}[ \t]*\n)+)")
+_LOOP = re.compile(r"aborting loop (because EDIFF is reached|EDIFF was not reached)")
+_CHANGE = re.compile(r"total energy-change \(2\. order\) :\s*(-?[\d.]+E[-+]\d+)")
+_LEARNED = "ML FORCE on cell"
+"""What VASP's own machine-learned potential says begins here: neither its forces nor its stress are of DFT."""
 _ELEMENT = re.compile(r"^\S+\s+([A-Z][a-z]?)")
 _CELL = re.compile(r"direct lattice vectors.*\n((?:(?:\s*-?\d+\.\d+){6}[ \t]*\n){3})")
 _ENERGY = re.compile(r"free {2}energy {3}TOTEN {2}=\s*(-?\d+\.\d+)")
@@ -48,11 +53,11 @@ def parse_outcar(text: str, field_sign: float) -> RunSteps:
     fault = _fault(text)
     chunks = _chunks(text)
     whole = chunks[:-1] if fault else chunks
-    if not whole:
+    if not whole or (not fault and _silent(text, whole)):
         return RunSteps((), fault=fault)
     common = _common(text, field_sign)
     outputs = tuple(_geometry(chunk, common, number, len(whole)) for number, chunk in enumerate(whole, 1))
-    unconverged = frozenset(number for number, chunk in enumerate(whole, 1) if not _converged(chunk))
+    unconverged = frozenset(number for number, chunk in enumerate(whole, 1) if not _converged(chunk, text))
     return RunSteps(outputs, unconverged, fault)
 
 
@@ -62,18 +67,31 @@ def _fault(text: str) -> str | None:
     return None if _SECONDS.search(text) else "incomplete output, the run did not end"
 
 
+def _silent(text: str, chunks: list[str]) -> bool:
+    """With NWRITE = 0 positions and forces of most geometries are not in OUTCAR."""
+    return bool(re.search(r"NWRITE\s*=\s*0\b", text)) and not all(map(_POSITIONS.search, chunks))
+
+
 def _chunks(text: str) -> list[str]:
     """The part of each geometry, by the number that its iterations bear."""
     starts: dict[str, int] = {}
     for match in _STEP.finditer(text):
         starts.setdefault(match[1], match.start())
     places = [*starts.values(), len(text)] if starts else [0, len(text)]
-    return [text[start:end] for start, end in pairwise(places)]
+    return [text[start:end].split(_LEARNED, 1)[0] for start, end in pairwise(places)]
 
 
-def _converged(chunk: str) -> bool:
-    loops = re.findall(r"aborting loop (because EDIFF is reached|EDIFF was not reached)", chunk)
-    return bool(loops) and not loops[-1].startswith("EDIFF was not")
+def _converged(chunk: str, text: str) -> bool:
+    """Every SCF of a geometry; VASP 5 says that EDIFF is reached even where NELM was."""
+    parts = _LOOP.split(chunk)
+    loops, verdicts = parts[:-1:2], parts[1::2]
+    if not loops or any(verdict.startswith("EDIFF was not") for verdict in verdicts):
+        return False
+    most, ediff = re.search(r"NELM\s*=\s*(\d+)", text), re.search(r"EDIFF\s*=\s*([\d.]+E[-+]\d+)", text)
+    if most is None or ediff is None:
+        return True
+    spent = [loop for loop in loops if len(_STEP.findall(loop)) >= int(most[1])]
+    return all(_last_change(loop) <= float(ediff[1]) for loop in spent)
 
 
 @dataclass(frozen=True)
@@ -116,7 +134,8 @@ def _geometry(chunk: str, common: _Common, number: int, steps: int) -> VaspOutpu
         ionic_dipole=_dipole(chunk, "ion"),
         born_effective_charges=_born(chunk, len(common.species)),
         dielectric_tensor=_numbers(blocks[-1], 3) if (blocks := _DIELECTRIC.findall(chunk)) else None,
-        scf_accuracy=_scf_accuracy(chunk),
+        # Responses go on after the ground state.
+        scf_accuracy=_last_change(_LOOP.split(chunk)[-3]) if _LOOP.search(chunk) else 0.0,
         iterations=len(_STEP.findall(chunk)),
         step=number,
         steps=steps,
@@ -172,13 +191,16 @@ def _mesh(text: str) -> tuple[int, int, int] | None:
     return (int(match[1]), int(match[2]), int(match[3])) if match else None
 
 
-def _scf_accuracy(text: str) -> float:
-    changes = re.findall(r"total energy-change \(2\. order\) :\s*(-?[\d.]+E[-+]\d+)", text)
+def _last_change(text: str) -> float:
+    """Of the energy in an SCF, eV."""
+    changes = _CHANGE.findall(text)
     return abs(float(changes[-1])) if changes else 0.0
 
 
 def _numbers(block: str, columns: int) -> np.ndarray:
-    return np.array(_FLOAT.findall(block), dtype=float).reshape(-1, columns)
+    """The first columns of a table."""
+    rows = [_FLOAT.findall(line)[:columns] for line in block.splitlines()]
+    return np.array([row for row in rows if len(row) == columns], dtype=float)
 
 
 def _last(found: list[str], what: str) -> str:

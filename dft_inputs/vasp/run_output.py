@@ -61,9 +61,10 @@ def read_vasp_steps(path: Path | str, field_sign: float = FIELD_SIGN) -> RunStep
             return outcar
         raise VaspOutputError(outcar.fault)
     vasprun = next((_parsed(file, parse_vasprun, field_sign) for file in files if OUTCAR not in file.name), None)
-    if outcar is None or vasprun is None:
-        run = outcar or vasprun
-        assert run is not None  # noqa: S101  (one of them was read)
+    if vasprun is None or outcar is None or not outcar.outputs:
+        run = vasprun or outcar
+        if run is None or not run.outputs:
+            raise VaspOutputError(f"{path}: NWRITE = 0 leaves forces out of {OUTCAR}, and there is no {VASPRUN}")
         return run
     pairs = list(zip(outcar.outputs, vasprun.outputs, strict=False))
     if len(outcar.outputs) != len(vasprun.outputs) or not all(_same(*pair) for pair in pairs):

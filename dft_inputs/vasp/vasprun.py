@@ -25,9 +25,10 @@ def parse_vasprun(text: str, field_sign: float) -> RunSteps:
         root = ET.fromstring(text)  # noqa: S314  (a file of the user's own)
     except ET.ParseError as error:
         raise ValueError(f"incomplete XML, the run did not end ({error})") from error
-    calculations = root.findall("calculation")
+    # Geometries of VASP's own machine-learned potential have no SCF.
+    calculations = [one for one in root.findall("calculation") if one.find("scstep") is not None]
     if not calculations:
-        raise ValueError("no calculation")
+        raise ValueError("no calculation with an SCF")
     tags = _tags(root)
     common = _common(root, tags, field_sign)
     outputs = tuple(_geometry(one, common, number, len(calculations)) for number, one in enumerate(calculations, 1))
@@ -83,9 +84,12 @@ def _born(calculation: ET.Element) -> np.ndarray | None:
 
 
 def _tags(root: ET.Element) -> dict[str, str]:
-    """Tags of INCAR over the resolved parameters."""
-    elements = [*root.iterfind("parameters//*[@name]"), *root.iterfind("incar/*[@name]")]
-    return {e.attrib["name"].upper(): (e.text or "").strip() for e in elements if e.tag in ("i", "v")}
+    """Tags of INCAR over the resolved parameters, of which the first counts: responses have a NELM of their own."""
+    tags: dict[str, str] = {}
+    for element in (*root.iterfind("incar/*[@name]"), *root.iterfind("parameters//*[@name]")):
+        if element.tag in ("i", "v"):
+            tags.setdefault(element.attrib["name"].upper(), (element.text or "").strip())
+    return tags
 
 
 def _pead_field(tags: dict[str, str]) -> np.ndarray:

@@ -134,6 +134,7 @@ class Setup:
     nspin: int = 1
     nelm: int = 200
     iterations: int = 9
+    last_change: float = 4e-10
     dipoles: bool = True
     ibrion: int = -1
 
@@ -234,6 +235,8 @@ def _outcar(steps: list[Step], crystal: Crystal, pead, faults: Faults, setup: Se
    k-points           NKPTS =     12   k-points in BZ     NKDIM =     12   number of bands    NBANDS=     11
    total plane-waves  NPLWV =  27000
    ions per type =            {"".join(f"{n:4d}" for n in types.values())}
+   NELM   = {setup.nelm:6d};   NELMIN=  2; NELMDL= -5     # of ELM steps
+   EDIFF  = 0.1E-06   stopping-criterion for ELM
    ISPIN  =      {setup.nspin}    spin polarized calculation?
    IBRION =     {setup.ibrion}    ionic relax: 0-MD 1-quasi-New 2-CG
    LCALCEPS   =     F    calculate dielectric tensor
@@ -250,10 +253,11 @@ def _outcar_step(number: int, step: Step, faults: Faults, setup: Setup) -> str:
     cell = "\n".join("".join(f"{v:13.9f}" for v in (*a, *b)) for a, b in zip(CELL, np.linalg.inv(CELL).T, strict=True))
     xx, yy, zz, xy, yz, zx = (step.stress[i] for i in ((0, 0), (1, 1), (2, 2), (0, 1), (1, 2), (2, 0)))
     verdict = "EDIFF was not reached (unconverged)  " if faults.unconverged else "because EDIFF is reached"
+    changes = [-setup.last_change * 10.0**left for left in reversed(range(setup.iterations))]
     iterations = "".join(
         f"{'':-<39} Iteration {number:6d}({i:4d})  {'':-<39}\n"
-        f" total energy-change (2. order) :{-4e-10 * 10.0 ** (setup.iterations - i):.7E}  (-0.4000000E-09)\n"
-        for i in range(1, setup.iterations + 1)
+        f" total energy-change (2. order) :{change:.7E}  (-0.4000000E-09)\n"
+        for i, change in enumerate(changes, 1)
     )
     dipoles = (
         f"            Ionic dipole moment: p[ion]=({_vector(-step.ionic)} ) electrons Angst\n"

@@ -279,6 +279,65 @@ def test_an_unconverged_geometry_is_left_out(synthetic, tmp_path):
     assert isinstance(first, type(third))
 
 
+def test_vasp_5_calls_an_unconverged_scf_converged(synthetic, tmp_path):
+    """It says that EDIFF is reached where NELM was; the energy tells. One that took NELM iterations to converge has."""
+    crystal = synthetic.Crystal()
+    for change in (1e-3, 1e-9):
+        setup = synthetic.Setup(nelm=9, last_change=change)
+        run = synthetic.write_run(tmp_path / f"{change:g}", crystal, np.zeros(3), setup=setup)
+        assert "EDIFF is reached" in (run / "OUTCAR").read_text()
+        if change > 1e-7:
+            with pytest.raises(VaspOutputError, match="SCF not converged in 9 iterations"):
+                read_vasp_output(run)
+        else:
+            assert read_vasp_output(run).scf_accuracy == change
+
+
+def test_forces_of_a_machine_learned_potential_are_no_labels(synthetic, tmp_path):
+    """On-the-fly learning prints them after those of DFT, in the same layout."""
+    crystals, run = relaxation(synthetic, tmp_path / "learn", xml=False)
+    text = (run / "OUTCAR").read_text()
+    table = text[text.index(" POSITION") : text.index("  free  energy   TOTEN")]
+    learned = table.replace("0.0", "0.5").replace("(eV/Angst)", "(eV/Angst) (ML)")
+    learned = f"  ML FORCE on cell =-STRESS in cart. coord. units (eV/cell)\n  in kB {6 * '     9.00000'}\n {learned}"
+    places = [text.index(f"Iteration      {n}(") - 40 for n in (2, 3)] + [text.index(" General timing")]
+    for place in reversed(places):
+        text = f"{text[:place]}{learned}{text[place:]}"
+    before = list(read_labels(run))
+    (run / "OUTCAR").write_text(text)
+    assert [label.response for label in read_labels(run)] == [label.response for label in before]
+    assert len(before) == len(crystals)
+
+
+def test_forces_that_outcar_leaves_out_come_from_vasprun(synthetic, tmp_path):
+    _, run = relaxation(synthetic, tmp_path / "quiet")
+    wanted = [label.response.forces for label in read_labels(run)]
+    text = (run / "OUTCAR").read_text()
+    (run / "OUTCAR").write_text(text.replace(" POSITION  ", " NWRITE = 0 "))
+    assert np.array_equal([label.response.forces for label in read_labels(run)], wanted)
+    (run / "vasprun.xml").unlink()
+    (told,) = read_labels(run)
+    assert "NWRITE = 0 leaves forces out" in told.reason
+
+
+def test_columns_of_van_der_waals_methods(synthetic, tmp_path):
+    run = synthetic.write_run(tmp_path / "run", synthetic.Crystal(), np.zeros(3), xml=False)
+    wanted, lines = read_vasp_output(run).forces, (run / "OUTCAR").read_text().splitlines()
+    start = next(i for i, line in enumerate(lines) if "POSITION" in line) + 2
+    for i in range(start, start + 4):
+        lines[i] += "     0.100000     -0.200000      0.300000"
+    (run / "OUTCAR").write_text("\n".join(lines) + "\n")
+    assert np.array_equal(read_vasp_output(run).forces, wanted)
+
+
+def test_a_second_nelm_in_vasprun_is_not_that_of_the_scf(synthetic, tmp_path):
+    run = synthetic.write_run(tmp_path / "run", synthetic.Crystal(), np.zeros(3))
+    (run / "OUTCAR").unlink()
+    text = (run / "vasprun.xml").read_text()
+    (run / "vasprun.xml").write_text(text.replace("</parameters>", '<i type="int" name="NELM">1</i></parameters>'))
+    assert read_vasp_output(run).iterations == 9
+
+
 @pytest.mark.parametrize("lost", [(), ("-z",)])
 def test_runs_of_a_stencil_are_one_label(synthetic, runs, tmp_path, lost):
     """Beside a run of another geometry; those that form no stencil are labels by themselves."""

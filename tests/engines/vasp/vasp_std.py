@@ -147,6 +147,7 @@ def main() -> None:
         nspin=int(tags.get("ISPIN", "1")),
         nelm=nelm,
         iterations=min(iterations, nelm),
+        last_change=4e-10 if iterations <= nelm else 1e-3,
         dipoles=tags.get("LCALCPOL", "F").strip(".").startswith("T"),
     )
     stopped = Path("STOPCAR").is_file()
