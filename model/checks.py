@@ -51,7 +51,7 @@ def overlap(label: LabelledFrame) -> str | None:
     radii = np.array([covalent_radii[atomic_numbers[symbol]] for symbol in frame.species])
     finder = NeighborList(cutoff=2 * _OVERLAP * float(radii.max()), full_list=True)
     i, j, d = finder.compute(points=frame.positions, box=frame.cell, periodic=np.array(frame.pbc), quantities="ijd")
-    closest = np.flatnonzero(d < _OVERLAP * (radii[i] + radii[j]))
+    closest = np.flatnonzero((i <= j) & (d < _OVERLAP * (radii[i] + radii[j])))
     if not len(closest):
         return None
     k = closest[np.argmin(d[closest])]

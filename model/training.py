@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -120,7 +121,12 @@ def _fit(
     resumed = checkpoint if checkpoint is not None and checkpoint.exists() else None
     with _as_a_guest():
         trainer = _trainer(settings, checkpoint, progress)
-        trainer.fit(module, ckpt_path=resumed, weights_only=True)
+        try:
+            trainer.fit(module, ckpt_path=resumed, weights_only=True)
+        except (UnpicklingError, KeyError) as error:
+            if resumed is None:
+                raise
+            raise ValueError(f"{resumed} cannot be read as a checkpoint: remove it to start anew") from error
     return _Fit(module.result().to("cpu"), tuple(module.curve))
 
 

@@ -5,13 +5,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .data_files import FormatOption
 from .errors import complain, in_one_line
 from .query_options import with_query
+
+_GENTLE = 0.3
+"""Of the learning rate of a fresh network: at the full one, a trained network forgets before it learns."""
 
 if TYPE_CHECKING:
     from ..query import Query
@@ -118,10 +121,16 @@ def _section(data: Path, settings: Path | None, changes: list[str], *, fresh: bo
     if settings is None and data.suffix in (".yaml", ".yml"):
         settings = data
     section = read_section(settings, changes)
-    if fresh or settings != data:
+    if fresh:
         return section
-    # The model to go on from brings its network.
-    return section.model_copy(update={"network": {}, "reference_charges": {}})
+    update: dict[str, Any] = {}
+    if "learning_rate" not in section.training.model_fields_set:
+        rate = _GENTLE * section.training.learning_rate
+        update["training"] = section.training.model_copy(update={"learning_rate": rate})
+    if settings == data:
+        # The model to go on from brings its network.
+        update |= {"network": {}, "reference_charges": {}}
+    return section.model_copy(update=update)
 
 
 def _replay_source(path: Path | None, source: Source) -> Source | None:
