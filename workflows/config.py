@@ -126,6 +126,8 @@ class CommitteeSection(Section):
         network: architecture (species are taken from the structure).
         training: of the first generation.
         retraining_epochs: of later generations, which start from the weights before.
+        retraining_learning_rate: of later generations; that of ``training`` where not given. A third of that keeps what
+            was learned.
         validation_every: every n-th first frame validates and is never trained on.
         seed: of the first member.
     """
@@ -134,6 +136,7 @@ class CommitteeSection(Section):
     network: dict[str, Any] = {}
     training: TrainingSettings = TrainingSettings()
     retraining_epochs: PositiveInt = 60
+    retraining_learning_rate: float | None = Field(default=None, gt=0)
     validation_every: int = Field(default=5, ge=2)
     seed: int = Field(default=0, ge=0)
 

@@ -31,7 +31,7 @@ from .keys import content_key, content_uuid
 from .labelling import LabelMaker, as_frame
 from .records import Exploration, GenerationRecord, HonestPair, ParentCheck, SelectionRecord, TrainedModel
 from .selection import selection_job
-from .training import TrainMaker, without_points
+from .training import TrainMaker
 
 
 @dataclass
@@ -78,6 +78,7 @@ class LoopMaker(Maker):
                 network=config.network(tuple(species)),
                 training=committee.training,
                 retraining_epochs=committee.retraining_epochs,
+                retraining_learning_rate=committee.retraining_learning_rate,
                 members=committee.members,
                 seed=committee.seed,
             ),
@@ -171,7 +172,7 @@ def plan(
         history: generations so far.
     """
     generation = len(history)
-    known = [without_points(label) for label in labels if label is not None]
+    known = [maker.train.trained_part(label) for label in labels if label is not None]
     training = maker.train.make(known, maker.validation_ids(parent), generation, models)
     walk = _decision(wander(maker, parent, check, known, training.output, history), generation, parent)
     return Response(addition=Flow([training, walk], name=f"generation {generation}"))
@@ -248,7 +249,7 @@ def judge(
         return Response(output=record, addition=_decision(following, record.generation + 1, parent))
     if not record.pairs:
         return Response(output=record)
-    last = [*known, *(without_points(label) for label in new)]
+    last = [*known, *(maker.train.trained_part(label) for label in new)]
     return Response(
         output=record, addition=maker.train.make(last, maker.validation_ids(parent), record.generation + 1, models)
     )

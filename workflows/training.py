@@ -26,6 +26,7 @@ class TrainMaker(Maker):
         network: the architecture; the members differ by their seeds.
         training: of a fresh committee.
         retraining_epochs: of a committee that starts from an earlier one.
+        retraining_learning_rate: of such a committee; that of ``training`` where not given.
         members: size of the committee.
         seed: of the first member.
     """
@@ -34,6 +35,7 @@ class TrainMaker(Maker):
     name: str = "train"  # pyright: ignore[reportIncompatibleMethodOverride]
     training: TrainingSettings = field(default_factory=TrainingSettings)
     retraining_epochs: int = 60
+    retraining_learning_rate: float | None = None
     members: int = 3
     seed: int = 0
 
@@ -56,7 +58,7 @@ class TrainMaker(Maker):
             ValueError: no trainable frame is left.
             MixedLabelsError: labels of different levels of theory.
         """
-        usable = [self._for_training(label) for label in labels if label.trainable]
+        usable = [self.trained_part(label) for label in labels if label.trainable]
         check_one_level(usable)
         training = [label for label in usable if label.label_id not in validation_ids]
         validation = [label for label in usable if label.label_id in validation_ids]
@@ -68,8 +70,13 @@ class TrainMaker(Maker):
         jobs = [self._member(training, validation, generation, member, start) for member in range(self.members)]
         return Flow([*jobs], output=[job.output for job in jobs], name=self.name)
 
-    def _for_training(self, label: LabelledFrame) -> LabelledFrame:
-        return label if self.training.field_points else without_points(label)
+    def trained_part(self, label: LabelledFrame) -> LabelledFrame:
+        """A label without its field points where they are not trained on."""
+        return label if self.training.field_points else label.model_copy(update={"field_points": ()})
+
+    def _retraining(self) -> TrainingSettings:
+        rate = self.retraining_learning_rate or self.training.learning_rate
+        return self.training.model_copy(update={"epochs": self.retraining_epochs, "learning_rate": rate})
 
     def _member(
         self,
@@ -79,7 +86,7 @@ class TrainMaker(Maker):
         member: int,
         start: Sequence[TrainedModel],
     ) -> Job:
-        settings = self.training.model_copy(update={"epochs": self.retraining_epochs}) if start else self.training
+        settings = self._retraining() if start else self.training
         before = start[member] if start else None
         key = content_key(
             "train",
@@ -135,8 +142,3 @@ def train_member(
         curve=tuple(row for row in result.curve if row.validation or row.epoch == settings.epochs),
         seconds=result.seconds,
     )
-
-
-def without_points(label: LabelledFrame) -> LabelledFrame:
-    """A label without its field points, which are stored with it but not trained on."""
-    return label.model_copy(update={"field_points": ()})
