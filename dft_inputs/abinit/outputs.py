@@ -6,9 +6,9 @@ from another run, a lost line or a damaged number is noticed. Never a number fro
 
 ABINIT 9.6.2 in a field, measured on AlAs: the Kohn-Sham energy, P and forces belong together (dH/dE = -P to 1e-7 e A,
 d2H/dE2 = -dP/dE to 1e-6, F = -dH/du and dF/dE = dP/du within their finite differences), with H = U_KS - E.P of the
-final Berry phases. Its own electric energy, and so its total energy, is another: its -E.P lags behind (6 % of alpha in
-the second difference of a run from zero-field wavefunctions), and P is folded into [-1, 1] there. So H is made here.
-The stress is that at fixed E.a_i, without the Maxwell stress. The net force is removed.
+final Berry phases. Its own electric energy, and so its total energy, is another: the -E.P in it is not that of the
+final phases (6 to 21 % of alpha in the second difference), and P is folded into [-1, 1] there. So H is made here. The
+stress is that at fixed E.a_i, without the Maxwell stress. The net force is removed. See docs/results/engines.md.
 """
 
 from __future__ import annotations
