@@ -30,7 +30,7 @@ class VaspCode(Program):
 
     @model_validator(mode="after")
     def _complex_orbitals(self) -> Self:
-        if "vasp_gam" in self.program:
+        if "vasp_gam" in self.command:
             raise ValueError("vasp_gam takes orbitals as real, which leaves no Berry phases: set vasp_std")
         return self
 

@@ -152,7 +152,7 @@ def test_potcar_of_a_run_follows_poscar(synthetic, engine, tmp_path):
 def test_what_is_refused_before_anything_runs(synthetic, engine, tmp_path):
     frame = synthetic.Crystal().frame
     with pytest.raises(ValidationError, match="vasp_gam takes orbitals as real"):
-        VaspCode(command="/opt/vasp/bin/vasp_gam")
+        VaspCode(command="apptainer exec vasp.sif /opt/vasp/bin/vasp_gam")
     with pytest.raises(ValueError, match="are lost in VASP"):
         label_frame(engine(), frame, Stencil(step=5e-5), tmp_path / "label")
     file = tmp_path / "potcars" / "Mg" / "POTCAR"
