@@ -10,108 +10,125 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .data_files import FormatOption
-from .errors import complain, in_one_line
+from .errors import in_one_line
 from .query_options import with_query
+
+if TYPE_CHECKING:
+    from ..query import Query
+    from ..train_files import PreparedTraining, TrainRequest, TrainSection
 
 _GENTLE = 0.3
 """Of the learning rate of a fresh network: at the full one, a trained network forgets before it learns."""
 
-if TYPE_CHECKING:
-    from ..query import Query
-    from ..train_files import Source, TrainSection
+Data = Annotated[
+    Path,
+    typer.Argument(
+        metavar="DATA", help="A store, a campaign's file or folder, or a file of labels.", show_default=False
+    ),
+]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of model, learning curve and report.")]
+Settings = Annotated[
+    Path | None,
+    typer.Option(
+        "--settings",
+        "-s",
+        metavar="FILE.yaml",
+        help="Sections network, reference_charges, training; a campaign file does too.",
+        show_default=False,
+    ),
+]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", help="Change of a setting: training.epochs=100; may be repeated.")
+]
+Convention = Annotated[
+    str | None,
+    typer.Option(help="Of a file of labels: fieldloop, allegro-pol, mace-field, fireann, ...", show_default=False),
+]
+Validation = Annotated[str, typer.Option(help="Frames that judge: 'every N', another file, or ids with commas.")]
+Start = Annotated[
+    Path | None, typer.Option(metavar="MODEL", help="Folder of a model to go on from.", show_default=False)
+]
+Replay = Annotated[
+    Path | None,
+    typer.Option(
+        help="Frames of an earlier training set to mix in, so that they are not forgotten. "
+        "[default: those that MODEL was trained on]",
+        show_default=False,
+    ),
+]
+Verify = Annotated[bool, typer.Option("--verify/--no-verify", help="Refuse labels that physics contradicts.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results only, no progress.")]
 
 
 @in_one_line
 @with_query
 def train(
     wanted: Query,
-    data: Annotated[
-        Path,
-        typer.Argument(
-            metavar="DATA", help="A store, a campaign's file or folder, or a file of labels.", show_default=False
-        ),
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of model, learning curve and report.")] = Path(
-        "trained"
-    ),
-    settings: Annotated[
-        Path | None,
-        typer.Option(
-            "--settings",
-            "-s",
-            metavar="FILE.yaml",
-            help="Sections network, reference_charges, training; a campaign file does too.",
-            show_default=False,
-        ),
-    ] = None,
-    change: Annotated[
-        list[str] | None, typer.Option("--set", help="Change of a setting: training.epochs=100; may be repeated.")
-    ] = None,
-    convention: Annotated[
-        str | None,
-        typer.Option(help="Of a file of labels: fieldloop, allegro-pol, mace-field, fireann, ...", show_default=False),
-    ] = None,
+    data: Data,
+    out: Out = Path("trained"),
+    settings: Settings = None,
+    change: Changes = None,
+    convention: Convention = None,
     file_format: FormatOption = None,
-    validation: Annotated[
-        str, typer.Option(help="Frames that judge: 'every N', another file, or ids with commas.")
-    ] = "every 5",
-    start: Annotated[
-        Path | None, typer.Option(metavar="MODEL", help="Folder of a model to go on from.", show_default=False)
-    ] = None,
-    replay: Annotated[
-        Path | None,
-        typer.Option(
-            help="Frames of an earlier training set to mix in, so that they are not forgotten. "
-            "[default: those that MODEL was trained on]",
-            show_default=False,
-        ),
-    ] = None,
-    verify: Annotated[
-        bool, typer.Option("--verify/--no-verify", help="Refuse labels that physics contradicts.")
-    ] = True,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print results only, no progress.")] = False,
+    validation: Validation = "every 5",
+    start: Start = None,
+    replay: Replay = None,
+    verify: Verify = True,
+    quiet: Quiet = False,
 ) -> None:
     """Train a network on labelled frames. The same command goes on with a training that was interrupted.
 
     \b
     Examples:
       fieldloop train campaign.yaml --out trained
-      fieldloop train SiO2.xyz --convention allegro-pol --settings quartz.yaml --out quartz
-      fieldloop train new.extxyz --convention fieldloop --start quartz/model --out tuned
+      fieldloop train SiO2.xyz --convention allegro-pol --settings quartz.yaml
+      fieldloop train new.extxyz --convention fieldloop --start trained/model
     """
+    from ..train_files import Source, TrainRequest
+
+    request = TrainRequest(
+        source=Source(data, convention, file_format, wanted),
+        out=out,
+        section=_section(data, settings, change or [], fresh=start is None),
+        validation=validation,
+        start=start,
+        replay=None if replay is None else Source(replay, convention, file_format),
+        verified=verify,
+    )
+    _run(request, quiet)
+
+
+def _run(request: TrainRequest, quiet: bool) -> None:
+    """Train, and say how it went."""
     from ..progress import clock
-    from ..train_files import Source, TrainRequest, prepare_training, run_training
+    from ..report.training import FILE
+    from ..train_files import prepare_training, run_training
     from .tables import new_console
     from .training_progress import TrainingProgress, error_table
 
-    section = _section(data, settings, change or [], fresh=start is None)
-    source = Source(data, convention, file_format, wanted)
-    request = TrainRequest(
-        source=source,
-        out=out,
-        section=section,
-        validation=validation,
-        start=start,
-        replay=_replay_source(replay, source),
-        verified=verify,
-    )
     prepared = prepare_training(request)
     console = new_console()
     if not quiet:
-        left_out = f", {prepared.left_out} failed or flagged ones left out" if prepared.left_out else ""
-        replayed = f", {len(prepared.replay)} replayed" if prepared.replay else ""
-        counts = f"{len(prepared.training)} frames to train on, {len(prepared.validation)} to validate"
-        console.print(f"{counts}{replayed}{left_out}", markup=False, soft_wrap=True)
-    progress = TrainingProgress(section.training.epochs, out, quiet=quiet)
+        console.print(_counts(prepared), markup=False, soft_wrap=True)
+    progress = TrainingProgress(request.section.training.epochs, request.out, quiet=quiet)
     try:
         record = run_training(prepared, progress)
     finally:
         progress.close()
     console.print(error_table(record.training, record.validation))
-    console.print(
-        f"model {record.model_id} in {out / record.directory}, {clock(record.seconds)}", markup=False, soft_wrap=True
-    )
-    complain(f"report: {out / 'report.html'}")
+    model = f"model {record.model_id} in {request.out / record.directory}, {clock(record.seconds)}"
+    console.print(model, f"report: {request.out / FILE}", sep="\n", markup=False, soft_wrap=True)
+
+
+def _counts(prepared: PreparedTraining) -> str:
+    parts = [f"{len(prepared.training)} frames to train on", f"{len(prepared.validation)} to validate"]
+    if prepared.replay:
+        parts.append(f"{len(prepared.replay)} replayed")
+    if prepared.request.start is not None:
+        parts.append(f"learning rate {prepared.request.section.training.learning_rate:g}")
+    if prepared.left_out:
+        parts.append(f"{prepared.left_out} failed or flagged ones left out")
+    return ", ".join(parts)
 
 
 def _section(data: Path, settings: Path | None, changes: list[str], *, fresh: bool) -> TrainSection:
@@ -131,9 +148,3 @@ def _section(data: Path, settings: Path | None, changes: list[str], *, fresh: bo
         # The model to go on from brings its network.
         update |= {"network": {}, "reference_charges": {}}
     return section.model_copy(update=update)
-
-
-def _replay_source(path: Path | None, source: Source) -> Source | None:
-    from ..train_files import Source
-
-    return None if path is None else Source(path, source.convention, source.file_format)
