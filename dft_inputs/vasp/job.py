@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-
 from ..engine import FieldJob, FieldRun
 from ..errors import EngineError, Failure, disk_full, is_full
 from ..espresso.attempts import Attempt, read_attempts, repair_lines, write_attempts
@@ -28,7 +26,7 @@ from .code import VaspCode
 from .failures import complains, complaint, exit_error
 from .inputs import Incar, field_incar, incar_text, input_texts, planned_provenance, write_inputs
 from .labels import check_conventions
-from .outputs import electrons_per_quantum, vasp_point
+from .outputs import at_field, electrons_per_quantum, vasp_point
 from .potcars import potcar_content
 from .results import VaspOutputError
 from .run_output import OUTCAR, VASPRUN, read_vasp_output
@@ -40,7 +38,6 @@ _STREAMS = ("vasp.out", "vasp.err")
 _START = "WAVECAR"
 _LARGE = (_START, "CHG", "CHGCAR", "WAVEDER", "TMPCAR")
 _STOP = "STOPCAR"
-_SAME_FIELD = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,9 +217,7 @@ class VaspJob(FieldJob):
         folder = self.folder(name)
         if not (folder / VASPRUN).is_file():  # which has more digits than OUTCAR, and the gap
             raise VaspOutputError(f"{folder}: there is no {VASPRUN}")
-        output = read_vasp_output(folder)
-        if np.abs(output.field - self.fields[name]).max() > _SAME_FIELD:
-            raise VaspOutputError(f"{folder}: its field is {output.field} V/A, not {self.fields[name]}")
+        output = at_field(read_vasp_output(folder), self.fields[name], folder)
         if output.kpoints != self.settings.mesh:
             raise VaspOutputError(f"{folder}: its mesh is {output.kpoints}, not {self.settings.mesh}")
         point = vasp_point(name, output, self.frame, folder)

@@ -12,7 +12,7 @@ from ..quality import DEFAULT_BOUNDS, QualityBounds
 from ..records import ElectricResponse, Frame, LabelledFrame, Proposal, imported_label_id
 from ..stencil import ZERO, Stencil
 from .inputs import CODE, FIELD_SIGN
-from .outputs import electrons_per_quantum, vasp_point, vasp_provenance
+from .outputs import at_field, electrons_per_quantum, vasp_point, vasp_provenance
 from .results import VaspOutputError
 from .run_output import read_vasp_output
 
@@ -50,9 +50,8 @@ def label_vasp_runs(
     frame = frame or zero.frame
     points = {}
     for name, field in stencil.points().items():
-        output, where = outputs[name], runs[name]
-        if np.abs(output.field - field).max() > 1e-3 * stencil.step:
-            raise VaspOutputError(f"{where}: its field is {output.field} V/A, not {field} as {name} needs")
+        where = runs[name]
+        output = at_field(outputs[name], field, where)
         if output.kpoints != zero.kpoints or output.titles != zero.titles:
             raise VaspOutputError(f"{where}: k-points or POTCAR files differ from those of the zero run")
         points[name] = vasp_point(name, output, frame, where)

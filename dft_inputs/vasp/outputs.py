@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,8 @@ from .results import VaspOutput, VaspOutputError
 from .run_output import read_vasp_output
 
 _SAME_CELL = 1e-4
+_PRINTED_FIELD = 6e-5
+"""V/A."""
 _SAME_PLACE = 1e-3
 
 
@@ -96,6 +99,22 @@ def vasp_label(
         provenance=vasp_provenance(output),
         quality=_quality(output, response, bounds),
     )
+
+
+def at_field(output: VaspOutput, field: np.ndarray, where: Path | str) -> VaspOutput:
+    """The run with all digits of its field, of which VASP may print four.
+
+    Args:
+        output: the run.
+        field: what was asked for, V/A, (3,).
+        where: the run's directory, for messages.
+
+    Raises:
+        VaspOutputError: it ran at another field.
+    """
+    if np.abs(output.field - field).max() > _PRINTED_FIELD:
+        raise VaspOutputError(f"{where}: its field is {output.field} V/A, not {field}")
+    return replace(output, field=field)
 
 
 def vasp_point(name: str, output: VaspOutput, frame: Frame, where: Path | str) -> FieldPoint:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from ..errors import Failure
 from .inputs import FIELD_SIGN
 from .outcar import parse_outcar
@@ -81,6 +83,9 @@ def _merged(outcar: VaspOutput, vasprun: VaspOutput) -> VaspOutput:
     born = vasprun.born_effective_charges if outcar.born_effective_charges is None else outcar.born_effective_charges
     return replace(
         vasprun,
+        # Whether vasprun.xml names it depends on the version of VASP.
+        field=vasprun.field if np.any(vasprun.field) else outcar.field,
+        stress=None if np.any(outcar.field) else vasprun.stress,
         electronic_dipole=outcar.electronic_dipole,
         ionic_dipole=outcar.ionic_dipole,
         born_effective_charges=born,

@@ -1,6 +1,7 @@
 """Labels from VASP against a model whose responses are known, and against real outputs."""
 
 import gzip
+import re
 import shutil
 from pathlib import Path
 
@@ -108,7 +109,7 @@ def test_runs_that_do_not_belong_together(synthetic, runs, tmp_path):
     folders = runs(STENCIL)
     with pytest.raises(VaspOutputError, match="no run given for -z"):
         label_vasp_runs({n: f for n, f in folders.items() if n != "-z"}, STENCIL)
-    with pytest.raises(VaspOutputError, match=r"its field is .* as \+x needs"):
+    with pytest.raises(VaspOutputError, match=r"its field is .* V/A, not \["):
         label_vasp_runs({**folders, "+x": folders["+y"]}, STENCIL)
     other = synthetic.write_run(tmp_path / "other", synthetic.moved(synthetic.Crystal(), 0, 0, 0.1), [0.01, 0, 0])
     with pytest.raises(VaspOutputError, match="structure is another"):
@@ -277,6 +278,23 @@ def test_an_unconverged_geometry_is_left_out(synthetic, tmp_path):
     first, told, third = read_labels(run)
     assert (told.where, told.reason) == (f"{run}, geometry 2", "SCF not converged in 9 iterations")
     assert isinstance(first, type(third))
+
+
+def test_fields_of_which_four_decimals_are_printed(synthetic, runs):
+    """By a VASP that neither echoes INCAR nor names the field in vasprun.xml."""
+    crystal, stencil = synthetic.Crystal(), Stencil()
+    folders = runs(stencil)
+    for folder in folders.values():
+        for file, words in (("vasprun.xml", r"<v name=.EFIELD_PEAD.*?</v>"), ("OUTCAR", r"   EFIELD_PEAD =.*\n")):
+            (folder / file).write_text(re.sub(words, "", (folder / file).read_text()))
+        text = re.sub(r"(EFIELD_PEAD=.*)", lambda m: re.sub(r"\d(?= |$)", " ", m[1]), (folder / "OUTCAR").read_text())
+        (folder / "OUTCAR").write_text(text)
+    assert read_vasp_output(folders["+x"]).field == pytest.approx([0.0036, 0.0, 0.0], abs=1e-9)
+    assert read_vasp_output(folders["+x"]).stress is None
+    label = label_vasp_runs(folders, stencil, crystal.frame)
+    assert label.field_points[1].field == pytest.approx([-stencil.step, 0.0, 0.0])
+    assert label.response.born_effective_charges == pytest.approx(crystal.born, abs=5e-4)
+    assert label.quality.enthalpy_slope_error < 1e-4
 
 
 def test_vasp_5_calls_an_unconverged_scf_converged(synthetic, tmp_path):
