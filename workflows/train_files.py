@@ -59,13 +59,12 @@ class Source:
 
     Attributes:
         path: a store, a campaign's file or folder, or a file of labels.
-        convention: of a file of labels; ``file_format``, of ``formats.FORMATS``, from its name where not given.
+        convention: of a file of labels, whose format is known from its name.
         query: which of them.
     """
 
     path: Path
     convention: str | None = None
-    file_format: str | None = None
     query: Query = EVERYTHING
 
 
@@ -272,7 +271,7 @@ def _read(source: Source) -> Iterator[LabelledFrame]:
     if source.convention is None:
         raise ConfigError(f"{source.path} is no store: say whose names, units and signs it has with --convention")
     criteria = source.query.criteria()
-    for label in read_labels_or_stop(source.path, source.convention, source.file_format):
+    for label in read_labels_or_stop(source.path, source.convention):
         output = label.model_dump(mode="json", exclude={"field_points", "lower_orders"}) | {"@class": "LabelledFrame"}
         if filter_applies(criteria, {"output": output}) and source.query.accepts(output):
             yield label
@@ -287,7 +286,7 @@ def _split(
         n = int(every[1])
         held_out = {label.label_id for label in islice(frames, n - 1, None, n)} if n > 1 else set()
     elif (file := Path(wanted)).exists():
-        source = Source(file, request.source.convention, request.source.file_format)
+        source = Source(file, request.source.convention)
         validation = tuple(label for label in _read(source) if label.trainable)
         judged = {label.frame.frame_id for label in validation}
         return tuple(label for label in frames if label.frame.frame_id not in judged), validation

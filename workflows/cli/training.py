@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .data_files import FormatOption
 from .errors import in_one_line
 from .query_options import with_query
 
@@ -57,7 +56,6 @@ Replay = Annotated[
     ),
 ]
 Verify = Annotated[bool, typer.Option("--verify/--no-verify", help="Refuse labels that physics contradicts.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results only, no progress.")]
 
 
 @in_one_line
@@ -69,12 +67,10 @@ def train(
     settings: Settings = None,
     change: Changes = None,
     convention: Convention = None,
-    file_format: FormatOption = None,
     validation: Validation = "every 5",
     start: Start = None,
     replay: Replay = None,
     verify: Verify = True,
-    quiet: Quiet = False,
 ) -> None:
     """Train a network on labelled frames. The same command goes on with a training that was interrupted.
 
@@ -87,18 +83,18 @@ def train(
     from ..train_files import Source, TrainRequest
 
     request = TrainRequest(
-        source=Source(data, convention, file_format, wanted),
+        source=Source(data, convention, wanted),
         out=out,
         section=_section(data, settings, change or [], fresh=start is None),
         validation=validation,
         start=start,
-        replay=None if replay is None else Source(replay, convention, file_format),
+        replay=None if replay is None else Source(replay, convention),
         verified=verify,
     )
-    _run(request, quiet)
+    _run(request)
 
 
-def _run(request: TrainRequest, quiet: bool) -> None:
+def _run(request: TrainRequest) -> None:
     """Train, and say how it went."""
     from ..progress import clock
     from ..report.training import FILE
@@ -108,9 +104,8 @@ def _run(request: TrainRequest, quiet: bool) -> None:
 
     prepared = prepare_training(request)
     console = new_console()
-    if not quiet:
-        console.print(_counts(prepared), markup=False, soft_wrap=True)
-    progress = TrainingProgress(request.section.training.epochs, request.out, quiet=quiet)
+    console.print(_counts(prepared), markup=False, soft_wrap=True)
+    progress = TrainingProgress(request.section.training.epochs, request.out)
     try:
         record = run_training(prepared, progress)
     finally:

@@ -40,11 +40,10 @@ class TrainingProgress:
     Args:
         epochs: how many there will be.
         folder: of the curve.
-        quiet: show nothing.
     """
 
-    def __init__(self, epochs: int, folder: Path, *, quiet: bool = False) -> None:
-        self.epochs, self.folder, self.quiet = epochs, folder, quiet
+    def __init__(self, epochs: int, folder: Path) -> None:
+        self.epochs, self.folder = epochs, folder
         self._status: Any = None
         self._began: tuple[float, int] | None = None
         self._said = 0.0
@@ -57,8 +56,7 @@ class TrainingProgress:
         now = time.monotonic()
         if self._began is None:
             self._began = (now - row.seconds / row.epoch, row.epoch - 1)
-        if not self.quiet:
-            self._show(self._line(row, now), now, last=row.epoch == self.epochs)
+        self._show(self._line(row, now), now, last=row.epoch == self.epochs)
 
     def close(self) -> None:
         """End the live line."""
