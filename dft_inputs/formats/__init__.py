@@ -63,7 +63,7 @@ def read_labels(
     """Read labelled frames one at a time; what cannot be read is told and passed over.
 
     Args:
-        path: a file, or a folder of runs or of DeePMD-kit.
+        path: a file; or a folder of runs, of DeePMD-kit, or of files whose names tell their format.
         convention: the name of a convention or of a DFT code.
         file_format: of ``FORMATS``; from the name of the file where not given.
 
@@ -79,7 +79,29 @@ def read_labels(
         raise ConventionError(f"there is no {path}")
     if convention in CODES:
         return _code_reader(convention)(path)
-    return _decoded(_reader(file_format or guess_format(path, convention))(path), get_convention(convention))
+    return _all_decoded(_sources(path, convention, file_format), get_convention(convention))
+
+
+def _sources(path: Path, convention: str, file_format: str | None) -> list[tuple[Path, str]]:
+    """A file with its format, or every file below a folder whose name tells one."""
+    systems = convention == "deepmd" or next(path.rglob("type.raw"), None)
+    if file_format or systems or not path.is_dir() or path.suffix in _SUFFIXES:
+        return [(path, file_format or guess_format(path, convention))]
+    suffixes = {*_SUFFIXES, ".txt"} if convention == "fireann" else set(_SUFFIXES)
+    files = [file for file in sorted(path.rglob("*")) if file.suffix in suffixes]
+    if not files:
+        names = ", ".join(f"*{suffix}" for suffix in sorted(suffixes))
+        raise ConventionError(f"{path}: no file below it is named {names}, nor is it a system of DeePMD-kit")
+    return [(file, guess_format(file, convention)) for file in files]
+
+
+def _all_decoded(sources: list[tuple[Path, str]], convention: Convention) -> Iterator[LabelledFrame | Unreadable]:
+    for path, file_format in sources:
+        for item in _decoded(_reader(file_format)(path), convention):
+            if isinstance(item, Unreadable) and len(sources) > 1:
+                yield Unreadable(f"{path.name}: {item.where}", item.reason)
+            else:
+                yield item
 
 
 def _decoded(entries: Iterator[Entry | Unreadable], convention: Convention) -> Iterator[LabelledFrame | Unreadable]:
@@ -99,17 +121,18 @@ def ignored_keys(path: Path, convention: str, file_format: str | None = None) ->
     """Keys of a source that its convention has no word for, each with the conventions that have one.
 
     Args:
-        path: a file or folder; its first readable frame is looked at.
+        path: a file or folder; the first readable frame of each file is looked at.
         convention: the name of a convention, or of a DFT code, which leaves nothing unread.
         file_format: of ``FORMATS``; from the name of the file where not given.
     """
     if convention in CODES:
         return ()
     known = {quantity.key for quantity in get_convention(convention).quantities}
-    for entry in _reader(file_format or guess_format(path, convention))(path):
-        if isinstance(entry, Entry):
-            return tuple(_with_conventions(key) for key in sorted(set(entry.values) - known))
-    return ()
+    unknown: set[str] = set()
+    for file, its_format in _sources(Path(path), convention, file_format):
+        first = next((entry for entry in _reader(its_format)(file) if isinstance(entry, Entry)), None)
+        unknown |= set(first.values) - known if first else set()
+    return tuple(_with_conventions(key) for key in sorted(unknown))
 
 
 def _with_conventions(key: str) -> str:

@@ -63,12 +63,14 @@ def import_labels(
       fieldloop data import runs/ --convention pw.x
     """
     from ...dft_inputs.files import write_atomically
+    from ...dft_inputs.formats import read_labels
     from ..data_import import import_labels as run
     from ..data_import import open_import_store, survey
 
     if store is None:
         report = survey(source, convention, file_format)
     else:
+        read_labels(source, convention, file_format)  # refuses what is no source before a store is made
         opened = open_import_store(store)
         try:
             report = run(source, convention, opened, file_format, despite_faults=despite_faults)

@@ -168,7 +168,7 @@ def test_a_file_that_is_no_file_of_the_format_is_told(tmp_path):
     (unreadable,) = read_labels(tmp_path / "a.db", "fieldloop")
     assert isinstance(unreadable, Unreadable)
     (tmp_path / "empty").mkdir()
-    for name, message in (("empty", "no system of DeePMD"), ("absent.xyz", "there is no"), ("a.db", "unknown format")):
+    for name, message in (("empty", "no file below it"), ("absent.xyz", "there is no"), ("a.db", "unknown format")):
         with pytest.raises(ConventionError, match=message):
             list(read_labels(tmp_path / name, "fieldloop", "hdf5" if name == "a.db" else None))
     with pytest.raises(ConventionError, match="read only"):

@@ -186,6 +186,26 @@ def test_what_came_in_goes_out_in_other_formats(folder, tmp_path):
     assert run("export", store, "--out", tmp_path / "nowhere" / "a.db").exit_code == 2
 
 
+def test_a_folder_of_files_comes_in_whole(folder, tmp_path):
+    both = tmp_path / "published"
+    (both / "below").mkdir(parents=True)
+    for name, place in (("SiO2.xyz", both), ("BaTiO3.xyz", both / "below")):
+        (place / name).write_bytes((folder / name).read_bytes())
+    (both / "README.md").write_text("of both")
+    (both / "broken.xyz").write_text("2\n\nH 0 0 0\n")
+    result = run("import", both, "--convention", "allegro-pol", "--store", tmp_path / "data.sqlite")
+    assert result.exit_code == 0, result.output
+    assert "26 frames read" in result.output
+    assert "broken.xyz: frame 0" in result.output
+
+
+def test_a_folder_without_labels_leaves_no_store(tmp_path):
+    result = run("import", tmp_path, "--convention", "fireann", "--store", tmp_path / "data.sqlite")
+    assert result.exit_code == 2
+    assert "*.txt" in result.output
+    assert not list(tmp_path.iterdir())
+
+
 def test_only_labels_of_one_level_go_into_one_file(folder, tmp_path):
     store, out = tmp_path / "data.sqlite", tmp_path / "frames.extxyz"
     run("import", folder / "SiO2.xyz", "--convention", "allegro-pol", "--store", store)
