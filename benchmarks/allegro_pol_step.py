@@ -49,7 +49,7 @@ def build_model(settings: dict[str, Any], neighbours: float) -> torch.nn.Module:
         type_names=settings["species"],
         r_max=settings["cutoff"],
         l_max=settings["l_max"],
-        parity=settings["parity"],
+        parity=True,
         num_layers=settings["layers"],
         num_scalar_features=width,
         num_tensor_features=settings["tensors"],

@@ -9,8 +9,9 @@ is the median of the ratios of neighbouring steps. Memory is the peak of the pro
 there before it.
 
 allegro-pol is in no package index: give a checkout of github.com/mir-group/allegro-pol. Its pinned dependencies are
-installed into an environment of their own (``--environment``). It runs twice: as its tutorial has it, with tensors of
-both parities, and with natural parities only, the irreps of our network. Without a checkout our step is measured alone.
+installed into an environment of their own (``--environment``). It runs as its tutorial has it, but for l_max; with two
+layers it prunes the tensors of the other parity, so that its irreps are ours. Without a checkout our step is measured
+alone. ``--quick``: one step of the peer, without a warm-up.
 """
 
 from __future__ import annotations
@@ -165,7 +166,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _workers(arguments: argparse.Namespace, settings: dict[str, Any]) -> list[Worker]:
-    """Ours first, then a committee of ours, then the peers."""
+    """Ours first, then a committee of ours, then the peer."""
     threads = {"OMP_NUM_THREADS": str(arguments.threads)}
     script = str(Path(__file__).resolve())
     workers = [Worker("fieldloop", [sys.executable, script, "--worker", json.dumps(settings)], threads)]
@@ -176,11 +177,8 @@ def _workers(arguments: argparse.Namespace, settings: dict[str, Any]) -> list[Wo
         return workers
     python = str(peer_python(arguments.environment))
     paths = threads | {"PYTHONPATH": str(arguments.allegro_pol.resolve())}
-    for name, parity in (("allegro-pol, natural parity", False), ("allegro-pol, both parities", True)):
-        if not (parity and arguments.quick):
-            command = [python, str(HERE / "allegro_pol_step.py"), json.dumps({**settings, "parity": parity})]
-            workers.append(Worker(name, command, paths))
-    return workers
+    command = [python, str(HERE / "allegro_pol_step.py"), json.dumps(settings)]
+    return [*workers, Worker("allegro-pol", command, paths)]
 
 
 def show(report: dict[str, Any]) -> None:
@@ -199,7 +197,7 @@ def main() -> None:
     parser.add_argument("--frame", type=Path, default=FRAME, help="extended XYZ of SiO2 in the keys of allegro-pol")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="one step of the peer, natural parity, no warm-up")
+    parser.add_argument("--quick", action="store_true", help="one step of each, no warm-up of the peer")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .graph import Graph
 from .interface import EnthalpyModel
-from .layers.coupling import Coupling, DegreeLinear, split_degrees
+from .layers.coupling import Coupling, DegreeLinear, Tensors
 from .layers.harmonics import field_harmonics, solid_harmonics
 from .layers.operations import concatenate, row_products
 from .layers.perceptron import Perceptron, linear
@@ -60,7 +60,8 @@ class EnthalpyNetwork(EnthalpyModel):
                 self.embedding = Perceptron(2 * n_species + config.radial, width, width)
                 self.edge_weights = nn.Parameter(torch.randn(width, channels * (config.l_max + 1)))
                 self.layers = nn.ModuleList(
-                    _Layer(config, last=layer == config.layers - 1) for layer in range(config.layers)
+                    _Layer(config, _tensors_after(config, layer - 1), _tensors_after(config, layer))
+                    for layer in range(config.layers)
                 )
                 self.readout = Perceptron(width, width, 1)
                 self.repulsion = Repulsion(config.species) if config.repulsion else None
@@ -116,14 +117,14 @@ class EnthalpyNetwork(EnthalpyModel):
 class _Layer(nn.Module):
     """One coupling of every edge with the environment of its centre, then an update of the edge's scalars."""
 
-    def __init__(self, config: NetworkConfig, last: bool) -> None:
+    def __init__(self, config: NetworkConfig, inputs: Tensors, outputs: Tensors) -> None:
         super().__init__()
-        channels, width, l_out = config.tensors, config.scalars, 0 if last else config.l_max
+        channels, width = config.tensors, config.scalars
         self.environment_weights = nn.Parameter(torch.randn(width, channels * (config.l_max + 1)))
         self.field_weights = nn.Parameter(torch.randn(len(config.species), channels, config.l_max + 1))
-        self.coupling = Coupling(channels, config.l_max, l_out)
+        self.coupling = Coupling(channels, config.l_max, inputs, outputs)
         self.update = Perceptron(width + channels, width, width)
-        self.mix = None if last else DegreeLinear(channels, config.l_max)
+        self.mix = DegreeLinear(channels, outputs) if outputs.l_max else None
 
     def forward(
         self,
@@ -151,5 +152,16 @@ class _Layer(nn.Module):
 
 def _weighted(weights: Tensor, harmonics: Tensor) -> Tensor:
     """Harmonics (N, D, K) times a weight per channel and degree (U, l_max + 1, N, K), (N, U, D, K)."""
-    blocks = zip(weights.transpose(0, 2).unbind(1), split_degrees(harmonics, dim=1), strict=True)
+    degrees = [2 * degree + 1 for degree in range(weights.shape[1])]
+    blocks = zip(weights.transpose(0, 2).unbind(1), harmonics.split(degrees, 1), strict=True)
     return concatenate([weight[:, :, None] * block[:, None] for weight, block in blocks], dim=2)
+
+
+def _tensors_after(config: NetworkConfig, layer: int) -> Tensors:
+    """What an edge carries after a layer (-1: before the first): only what can still reach the energy.
+
+    The last layer's tensors are invariants. They come from natural parity alone, as the environment has no other: the
+    other parity is of use as an intermediate, made in one layer and undone in a later one that is not the last.
+    """
+    last = config.layers - 1
+    return Tensors(0 if layer == last else config.l_max, config.parity == "both" and 0 <= layer < last - 1)

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from ..dft_inputs.records import LABELS
 
@@ -24,6 +31,8 @@ class NetworkConfig(BaseModel):
         neighbours: mean number of neighbours, for normalization; ``initial_network`` puts in that of the training set.
         field_scale: field that counts as one in the network, V/A.
         repulsion: add the ZBL repulsion.
+        parity: of the tensors: ``natural``, (-1)^l, or ``both``. Up to two layers the two are the same: a pseudotensor
+            must be made in one layer and used in another before the last.
         dtype: ``float32`` or ``float64``.
     """
 
@@ -40,6 +49,7 @@ class NetworkConfig(BaseModel):
     neighbours: float = Field(default=20.0, gt=0)
     field_scale: float = Field(default=1.0, gt=0)
     repulsion: bool = True
+    parity: Literal["natural", "both"] = "natural"
     dtype: Literal["float32", "float64"] = "float64"
 
     @model_validator(mode="after")
@@ -49,6 +59,14 @@ class NetworkConfig(BaseModel):
         if self.reference_charges and set(self.reference_charges) != set(self.species):
             raise ValueError("reference_charges must name every species, or none")
         return self
+
+    @model_serializer(mode="wrap")
+    def _older_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A setting that came later appears where it differs from its default only: older models keep their names."""
+        data = handler(self)
+        if self.parity == "natural":
+            data.pop("parity", None)
+        return data
 
 
 class Tolerances(BaseModel):

@@ -7,6 +7,9 @@ Neighbours are the last axis: the products are matrix products over all neighbou
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import torch
 from e3nn import o3
 from torch import Tensor, nn
@@ -14,31 +17,63 @@ from torch import Tensor, nn
 from .operations import concatenate, matrix_product
 
 
+class Irrep(NamedTuple):
+    """A degree, of natural parity (-1)^l or of the other one."""
+
+    degree: int
+    other_parity: bool = False
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """What one channel of an edge carries: degrees 0..l_max of natural parity, and on request of the other one."""
+
+    l_max: int
+    both_parities: bool = False
+
+    @property
+    def dimension(self) -> int:
+        """Number of components."""
+        return (self.l_max + 1) ** 2 * (2 if self.both_parities else 1)
+
+    def irreps(self) -> list[Irrep]:
+        """In the order of the components."""
+        parities = (False, True) if self.both_parities else (False,)
+        return [Irrep(degree, other) for other in parities for degree in range(self.l_max + 1)]
+
+    def place(self, irrep: Irrep) -> slice:
+        """Its components."""
+        start = irrep.degree**2 + (self.l_max + 1) ** 2 * irrep.other_parity
+        return slice(start, start + 2 * irrep.degree + 1)
+
+
 class Coupling(nn.Module):
     """V'[k] = sum_paths w_path C_path[i, j, k] V[i] A[j], channel by channel.
 
-    Only paths that keep natural parity (l1 + l2 + l3 even) exist, which makes the network O(3)-equivariant.
+    The environment has natural parity, (-1)^l; tensors may also have the other one. Only paths that keep parity exist,
+    which makes the network O(3)-equivariant.
 
     Args:
         channels: number of tensor channels U.
-        l_max: highest degree of both inputs.
-        l_out: highest degree of the output; 0 in the last layer, which needs scalars only.
+        l_max: highest degree of the environment.
+        inputs, outputs: the tensors coupled and made; scalars alone in the last layer.
     """
 
     coefficients: Tensor
     degree_mask: Tensor
 
-    def __init__(self, channels: int, l_max: int, l_out: int) -> None:
+    def __init__(self, channels: int, l_max: int, inputs: Tensors, outputs: Tensors) -> None:
         super().__init__()
         tensors = [
-            _packed_coupling(l1, l2, l3, l_max, l_out)
-            for l3 in range(l_out + 1)
-            for l1 in range(l_max + 1)
+            _packed_coupling(one, l2, other, l_max, inputs, outputs)
+            for other in outputs.irreps()
+            for one in inputs.irreps()
             for l2 in range(l_max + 1)
-            if abs(l1 - l2) <= l3 <= l1 + l2 and (l1 + l2 + l3) % 2 == 0
+            if abs(one.degree - l2) <= other.degree <= one.degree + l2
+            and (one.degree + l2 + other.degree + one.other_parity + other.other_parity) % 2 == 0
         ]
-        paths_to = torch.tensor([float(sum(bool(t[..., k].any()) for t in tensors)) for k in range((l_out + 1) ** 2)])
-        stacked = torch.stack(tensors) / paths_to.sqrt()
+        paths_to = torch.tensor([float(sum(bool(t[..., k].any()) for t in tensors)) for k in range(outputs.dimension)])
+        stacked = torch.stack(tensors) / paths_to.clamp(min=1).sqrt()  # no path leads to a first pseudoscalar
         self.register_buffer("coefficients", stacked.to(torch.get_default_dtype()))
         self.register_buffer("degree_mask", degree_mask(l_max), persistent=False)
         self.path_weights = nn.Parameter(torch.randn(channels, len(tensors)))
@@ -47,7 +82,7 @@ class Coupling(nn.Module):
         """Couple edges with the environment of their centre.
 
         Args:
-            edges: (N, U, D, K).
+            edges: (N, U, D_in, K).
             environment: (N, U, D).
 
         Returns:
@@ -74,26 +109,28 @@ class Coupling(nn.Module):
         return matrix_product(matrices, edges.view(n, u * d, k)).view(n, u, 1, k)
 
     def matrices(self, environment: Tensor) -> Tensor:
-        """One matrix per atom and channel, from components of the edge to those of the output, (N, U, D_out, D)."""
+        """One matrix per atom and channel, from components of the edge to those of the output, (N, U, D_out, D_in)."""
         n, u, d = environment.shape
-        kernel = torch.einsum("up,pijk->ujki", self.path_weights, self.coefficients).reshape(u, d, -1)
-        return matrix_product(environment.transpose(0, 1), kernel).transpose(0, 1).reshape(n, u, -1, d)
+        kernel = torch.einsum("up,pijk->ujki", self.path_weights, self.coefficients)
+        products = matrix_product(environment.transpose(0, 1), kernel.reshape(u, d, -1))
+        return products.transpose(0, 1).reshape(n, u, *kernel.shape[2:])
 
 
-def _packed_coupling(l1: int, l2: int, l3: int, l_max: int, l_out: int) -> Tensor:
+def _packed_coupling(one: Irrep, l2: int, other: Irrep, l_max: int, inputs: Tensors, outputs: Tensors) -> Tensor:
     """Wigner 3j symbols of one path, scaled so that unit inputs give unit outputs, within the packed components."""
-    packed = torch.zeros((l_max + 1) ** 2, (l_max + 1) ** 2, (l_out + 1) ** 2, dtype=torch.float64)
-    block = o3.wigner_3j(l1, l2, l3, dtype=torch.float64) * (2 * l3 + 1) ** 0.5
-    packed[l1**2 : (l1 + 1) ** 2, l2**2 : (l2 + 1) ** 2, l3**2 : (l3 + 1) ** 2] = block
+    packed = torch.zeros(inputs.dimension, (l_max + 1) ** 2, outputs.dimension, dtype=torch.float64)
+    symbols = o3.wigner_3j(one.degree, l2, other.degree, dtype=torch.float64)
+    packed[inputs.place(one), l2**2 : (l2 + 1) ** 2, outputs.place(other)] = symbols * (2 * other.degree + 1) ** 0.5
     return packed
 
 
 class DegreeLinear(nn.Module):
-    """Mix channels with one matrix per degree."""
+    """Mix channels with one matrix per degree and parity."""
 
-    def __init__(self, channels: int, l_max: int) -> None:
+    def __init__(self, channels: int, tensors: Tensors) -> None:
         super().__init__()
-        self.weights = nn.Parameter(torch.randn(l_max + 1, channels, channels))
+        self.widths = [2 * irrep.degree + 1 for irrep in tensors.irreps()]
+        self.weights = nn.Parameter(torch.randn(len(self.widths), channels, channels))
 
     def forward(self, tensors: Tensor) -> Tensor:
         """(N, U, D, K) to (N, U, D, K)."""
@@ -101,14 +138,9 @@ class DegreeLinear(nn.Module):
         weights = (self.weights / u**0.5).unbind()
         mixed = [
             matrix_product(weight.expand(n, u, u), block.reshape(n, u, -1)).view(n, u, -1, k)
-            for weight, block in zip(weights, split_degrees(tensors, dim=2), strict=True)
+            for weight, block in zip(weights, tensors.split(self.widths, 2), strict=True)
         ]
         return concatenate(mixed, dim=2)
-
-
-def split_degrees(packed: Tensor, dim: int) -> tuple[Tensor, ...]:
-    """Views of l = 0, 1, 2, ... of packed components."""
-    return packed.split([2 * degree + 1 for degree in range(round(packed.shape[dim] ** 0.5))], dim)
 
 
 def degree_mask(l_max: int) -> Tensor:
