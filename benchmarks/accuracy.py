@@ -179,7 +179,7 @@ def schedule(request, seconds: float) -> int:
     steps = -(-len(prepared.training) // settings.batch_size)
     # A validation costs its frames about a third of a step each.
     validation = step * len(prepared.validation) / 3 / request.section.training.validate_every
-    epochs = max(10, int(0.97 * seconds / (steps * step + validation)))
+    epochs = max(2, int(0.97 * seconds / (steps * step + validation)))
     request.out.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps({"epochs": epochs, "seconds_per_step": step}))
     print(f"{request.out.name}: {step:.3f} s a step, {epochs} epochs of {steps} steps", flush=True)
