@@ -26,12 +26,19 @@ def fourth(primitive_label, fast, code, tmp_path_factory):
 
 
 def test_labels_at_a_base_field_follow_the_expansion_about_zero(primitive_label, biased):
+    """F + Z*.E, P + alpha.E, U - P.E - E.alpha.E/2."""
     zero, response, field = primitive_label[0].response, biased.response, np.array(BASE)
     assert biased.trainable, (biased.failure, biased.quality)
     assert np.allclose(response.field, field)
     assert np.allclose(response.polarization, zero.polarization + zero.polarizability @ field, atol=2e-3)
     linear = zero.forces + np.einsum("iab,a->ib", zero.born_effective_charges, field)
     assert np.allclose(response.forces, linear, atol=2e-3)
+    assert np.abs(response.forces - zero.forces).max() > 0.02
+    expected = zero.enthalpy - zero.polarization @ field - field @ zero.polarizability @ field / 2
+    assert response.enthalpy == pytest.approx(expected, abs=3e-5)
+    assert response.stress is None
+    assert biased.provenance.scf_count == 8
+    assert biased.quality.enthalpy_slope_error < 1e-5
     assert biased.quality.critical_field_fraction > primitive_label[0].quality.critical_field_fraction
 
 
@@ -78,6 +85,9 @@ def test_order_four_stores_order_two_beside(primitive_label, fourth):
     second = primitive_label[0].response
     assert np.allclose(lower.born_effective_charges, second.born_effective_charges, atol=2e-3)
     assert np.allclose(lower.polarizability, second.polarizability, atol=2e-3)
+    assert np.allclose(fourth.response.born_effective_charges, second.born_effective_charges, atol=3e-3)
+    assert np.allclose(fourth.response.polarizability, second.polarizability, atol=2e-3)
+    assert fourth.provenance.scf_count == 13
     difference = np.abs(fourth.response.born_effective_charges - lower.born_effective_charges).max()
     assert fourth.quality.stencil_error == pytest.approx(difference)
     assert 0 < fourth.quality.stencil_error < 3e-3

@@ -165,34 +165,6 @@ def test_moving_an_ion_by_a_lattice_vector_changes_the_branch_only(primitive_lab
     assert far.enthalpy == pytest.approx(near.enthalpy, abs=1e-7)
 
 
-def test_label_about_a_finite_field(primitive_label, fast, code, tmp_path):
-    """Labels at E are those at 0 to the order of the response: F + Z*.E, P + alpha.E, U - P.E - E.alpha.E/2."""
-    label, _ = primitive_label
-    zero, field = label.response, np.array([0.02, 0.01, -0.01])
-    biased = label_frame(PwEngine(fast, code), label.frame, Stencil(base=tuple(field)), tmp_path)
-    assert biased.status == "done", biased.failure
-    response = biased.response
-    assert np.allclose(response.field, field)
-    assert response.stress is None
-    assert biased.provenance.scf_count == 8
-    linear = zero.forces + np.einsum("iab,a->ib", zero.born_effective_charges, field)
-    assert np.allclose(response.forces, linear, atol=2e-3)
-    assert np.abs(response.forces - zero.forces).max() > 0.02
-    assert np.allclose(response.polarization, zero.polarization + zero.polarizability @ field, atol=2e-3)
-    expected = zero.enthalpy - zero.polarization @ field - field @ zero.polarizability @ field / 2
-    assert response.enthalpy == pytest.approx(expected, abs=3e-5)
-    assert biased.quality.enthalpy_slope_error < 1e-5
-
-
-def test_order_four_agrees_with_order_two(primitive_label, fast, code, tmp_path):
-    label, _ = primitive_label
-    fourth = label_frame(PwEngine(fast, code), label.frame, Stencil(order=4), tmp_path)
-    assert fourth.provenance.scf_count == 13
-    near, far = label.response, fourth.response
-    assert np.allclose(far.born_effective_charges, near.born_effective_charges, atol=3e-3)
-    assert np.allclose(far.polarizability, near.polarizability, atol=2e-3)
-
-
 def test_bounds_flag_what_fails(stored):
     points, frame = stored("alas_primitive")
     strict = QualityBounds(enthalpy_law_error=1e-9, scf_accuracy=1e-20)

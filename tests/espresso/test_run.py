@@ -249,16 +249,6 @@ def test_lease_lives_on_in_a_child(tmp_path):
         pass
 
 
-def test_changed_settings_do_not_take_old_points(displaced_primitive, fast, counted, tmp_path):
-    code, log = counted
-    first = label_frame(PwEngine(fast, code), displaced_primitive, FORWARD, tmp_path / "frame")
-    harder = fast.model_copy(update={"ecutwfc": 13.0})
-    second = label_frame(PwEngine(harder, code), displaced_primitive, FORWARD, tmp_path / "frame")
-    assert first.label_id != second.label_id
-    assert first.response.enthalpy != pytest.approx(second.response.enthalpy, abs=1e-3)
-    assert log.read_text().count("start") == 8
-
-
 def test_lost_point_brings_back_what_it_starts_from(displaced_primitive, fast, counted, tmp_path):
     """Its zero run is made again, as the wavefunctions of a finished label are gone; the other points stay."""
     code, log = counted
