@@ -103,7 +103,7 @@ class EnthalpyNetwork(EnthalpyModel):
         centre = (graph.species[:, None] == kinds).to(r.dtype).expand(-1, -1, r.shape[1])
         neighbour = (graph.species[graph.neighbours] == kinds).to(r.dtype)
         radial = self.bessel(r).movedim(-1, 0) * envelope
-        scalars = self.embedding(concatenate([centre, neighbour, radial], dim=0).flatten(1))
+        scalars = self.embedding(torch.cat([centre, neighbour, radial]).flatten(1))
 
         weights = linear(scalars, self.edge_weights).view(config.tensors, config.l_max + 1, *r.shape)
         tensors = _weighted(weights, harmonics)

@@ -11,8 +11,6 @@ import torch
 from e3nn import o3
 from torch import Tensor
 
-from .operations import concatenate
-
 
 def solid_harmonics(vectors: Tensor, l_max: int) -> Tensor:
     """|v|^l Y_lm(v/|v|) for l = 0..l_max, component normalization: polynomials, smooth at v = 0.
@@ -31,7 +29,7 @@ def solid_harmonics(vectors: Tensor, l_max: int) -> Tensor:
     for degree in range(2, l_max + 1):
         products = (blocks[-1].unsqueeze(-2) * first.unsqueeze(-3)).flatten(-3, -2)
         blocks.append(_raising(degree).to(vectors) @ products)
-    return concatenate(blocks, dim=vectors.dim() - 2)
+    return torch.cat(blocks, dim=-2)
 
 
 def field_harmonics(field: Tensor, l_max: int) -> Tensor:
