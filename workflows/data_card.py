@@ -96,7 +96,7 @@ class _Gathered:
         self.spreads: dict[str, _Spread] = {}
         self.quality: dict[str, Counter[str]] = {}
         self.digests: dict[str, str] = {}
-        self.trajectories: dict[str, list[str]] = {}
+        self.pieces: dict[str, tuple[str, str]] = {}
         self.failed = self.flagged = 0
 
     def add(self, item: LabelledFrame) -> None:
@@ -121,12 +121,20 @@ class _Gathered:
         content = f"{item.frame.model_dump_json()}{response.model_dump_json()}"
         self.digests[item.label_id] = hashlib.sha256(content.encode()).hexdigest()
         if item.trainable:
-            self.trajectories.setdefault(trajectory_of(item), []).append(item.label_id)
+            self.pieces[item.label_id] = (trajectory_of(item), _after(item.frame.frame_id))
         else:
             self.flagged += 1
 
     def _spread(self, name: str) -> _Spread:
         return self.spreads.setdefault(name, _Spread())
+
+    def trajectories(self) -> dict[str, list[str]]:
+        """Trainable labels by trajectory; the first frame of an imported run is that of the others' names."""
+        names = {name for name, _ in self.pieces.values()}
+        found: dict[str, list[str]] = {}
+        for label_id, (name, as_parent) in self.pieces.items():
+            found.setdefault(as_parent if as_parent in names else name, []).append(label_id)
+        return found
 
     @property
     def sha256(self) -> str:
@@ -149,7 +157,7 @@ def make_card(
     gathered = _Gathered()
     for item in frames:
         gathered.add(item)
-    spreads = gathered.spreads
+    spreads, trajectories = gathered.spreads, gathered.trajectories()
     units = UNITS | {"stress": "eV/A^3"}
     return DataCard(
         name=name,
@@ -164,27 +172,33 @@ def make_card(
         quality={
             check: {name: count[name] for name in _BINS if count[name]} for check, count in gathered.quality.items()
         },
-        splits=split(gathered.trajectories, validation),
-        trajectories=len(gathered.trajectories),
+        splits=split(trajectories, validation),
+        trajectories=len(trajectories),
     )
 
 
 def trajectory_of(item: LabelledFrame) -> str:
     """The independent piece of data that a frame belongs to; frames of one piece resemble each other.
 
-    A run of dynamics is one piece, and so is what a file brings of the same atoms in the same cell; a frame that was
-    made by itself, by rattling for example, is a piece of its own.
+    A run of dynamics is one piece, and so is an imported run, whatever its cell does, and what a file brings of the
+    same atoms in the same cell; a frame that was made by itself, by rattling for example, is a piece of its own.
     """
     proposal, frame = item.proposal, item.frame
     if proposal.origin == "dynamics":
         field = None if proposal.field is None else proposal.field.tolist()
         run = (proposal.generation, proposal.model_id, proposal.parent_frame_id, proposal.temperature, field)
         return f"dynamics {run}"
+    if proposal.origin == "import" and proposal.parent_frame_id:
+        return _after(proposal.parent_frame_id)
     if proposal.origin == "import":
         cell = np.round(frame.cell, 3).tolist()
         species = hashlib.sha256(" ".join(frame.species).encode()).hexdigest()[:8]
         return f"import {proposal.reason} {frame.formula} {species} {cell}"
     return f"frame {frame.frame_id}"
+
+
+def _after(frame_id: str) -> str:
+    return f"import after {frame_id}"
 
 
 def split(trajectories: Mapping[str, Sequence[str]], validation: float) -> dict[str, tuple[str, ...]]:

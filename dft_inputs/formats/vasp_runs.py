@@ -84,4 +84,5 @@ def _proposal(output: VaspOutput, first: Frame, run: str) -> Proposal:
     if output.steps == 1:
         return Proposal(origin="import")
     reason = f"{output.steps} geometries of {run}"
-    return Proposal(origin="import", parent_frame_id=first.frame_id, reason=reason)
+    parent = None if output.step == 1 else first.frame_id
+    return Proposal(origin="import", parent_frame_id=parent, reason=reason)

@@ -16,7 +16,7 @@ from fieldloop.dft_inputs.vasp.labels import label_vasp_runs
 from fieldloop.dft_inputs.vasp.outputs import read_vasp_label
 from fieldloop.dft_inputs.vasp.results import VaspOutputError
 from fieldloop.dft_inputs.vasp.run_output import read_vasp_output
-from fieldloop.workflows.data_card import trajectory_of
+from fieldloop.workflows.data_card import make_card
 
 STENCIL = Stencil(step=0.01)
 ASE_FILES = Path(ase.__file__).parent / "test" / "testdata" / "vasp"
@@ -244,8 +244,11 @@ def test_every_geometry_of_a_relaxation_is_a_label(synthetic, tmp_path, xml, dip
         assert np.abs(moved).max() < 1e-4
         assert label.response.stress is not None
         assert (label.response.polarization is not None) is dipoles
-        assert label.proposal.parent_frame_id == labels[0].frame.frame_id
-    assert len({trajectory_of(label) for label in labels}) == 1
+    first, *others = labels
+    assert first.proposal.parent_frame_id is None
+    assert {label.proposal.parent_frame_id for label in others} == {first.frame.frame_id}
+    card = make_card("relaxation", labels)
+    assert (card.frames, card.trajectories) == (3, 1)
     assert read_vasp_label(run).response == labels[-1].response
 
 
