@@ -20,6 +20,7 @@ import argparse
 import json
 import os
 import platform
+import statistics
 import sys
 import time
 from collections.abc import Sequence
@@ -28,6 +29,8 @@ from itertools import islice
 from pathlib import Path
 
 _HERE = Path(__file__).parent
+_MOST_HOURS = 1e4
+"""Beyond, an extrapolation says nothing."""
 _QUICK = _HERE.parent / "tests" / "data" / "allegro_pol" / "SiO2_eight.xyz"
 
 
@@ -175,7 +178,7 @@ def schedule(request, seconds: float) -> int:
     settings = request.section.training.model_copy(update={"epochs": 3, "validate_every": 3})
     rows: list = []
     train(initial_network(prepared.network, frames, 0), frames, [], settings, progress=rows.append)
-    step = 1 / max(row.steps_per_second for row in rows)
+    step = 1 / statistics.median(row.steps_per_second for row in rows)
     steps = -(-len(prepared.training) // settings.batch_size)
     # A validation costs its frames about a third of a step each.
     validation = step * len(prepared.validation) / 3 / request.section.training.validate_every
@@ -264,7 +267,7 @@ def renamed(by_label: dict) -> dict:
 def extrapolated(curve: Sequence[dict], targets: dict[str, float]) -> dict[str, float]:
     """Hours at which each target that was not reached would be, were its error to go on falling as a power of time.
 
-    Fitted over the second half of the curve; nothing where the error does not fall.
+    Fitted over the second half of the curve; nothing where the error hardly falls.
     """
     import numpy as np
 
@@ -276,8 +279,9 @@ def extrapolated(curve: Sequence[dict], targets: dict[str, float]) -> dict[str, 
             continue
         times, errors = np.log(np.array(points)).T
         slope, offset = np.polyfit(times, errors, 1)
-        if slope < -0.02:
-            hours[name] = round(float(np.exp((np.log(bound) - offset) / slope)) / 3600, 1)
+        needed = np.exp((np.log(bound) - offset) / slope) / 3600 if slope < -0.02 else np.inf
+        if needed < _MOST_HOURS:
+            hours[name] = round(float(needed), 1)
     return hours
 
 
@@ -314,8 +318,9 @@ def card(data: DataSet, result: dict) -> str:
             *rows,
             "",
             *[
-                f"Not reached: {name}; the learning curve would meet it after about {hours:g} h."
-                for name, hours in result["extrapolated_hours"].items()
+                f"Not reached: {name}; the learning curve would meet it {after(result, name)}."
+                for name, target in result["targets"].items()
+                if not target["reached"]
             ],
             "",
             "Settings:",
@@ -328,6 +333,12 @@ def card(data: DataSet, result: dict) -> str:
             "",
         ]
     )
+
+
+def after(result: dict, name: str) -> str:
+    """When a target would be reached."""
+    hours = result["extrapolated_hours"].get(name)
+    return "in no time that it lets one tell" if hours is None else f"after about {hours:g} h"
 
 
 def wanted(result: dict, name: str) -> str:
