@@ -32,7 +32,7 @@ from .query import EVERYTHING, Query
 from .records import TrainedModel
 from .store_queries import filter_applies
 
-MODEL, CURVE, CHECKPOINT, RECORD, REQUEST = "model", "curve.csv", "checkpoint.pt", "training.json", "request.json"
+MODEL, CHECKPOINT, RECORD, REQUEST = "model", "checkpoint.pt", "training.json", "request.json"
 TRAINING_FRAMES, VALIDATION_FRAMES = "training.extxyz", "validation.extxyz"
 _STORES = (".yaml", ".yml", ".sqlite")
 

@@ -16,8 +16,8 @@ from ...dft_inputs.files import write_atomically
 from ...dft_inputs.records import LABELS
 from ...model.settings import EpochRecord
 from ..progress import clock
-from ..train_files import CURVE
 
+CURVE = "curve.csv"
 _UNITS = {
     "enthalpy": ("U", 1e3, "meV/atom"),
     "forces": ("F", 1e3, "meV/A"),
