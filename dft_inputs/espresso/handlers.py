@@ -13,9 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..attempts import Attempt, read_attempts, write_attempts
 from ..errors import EngineError, Failure
 from ..records import Frame
-from .attempts import Attempt, read_attempts, write_attempts
 from .code import PwCode
 from .failures import scf_accuracies, stagnates, wall_seconds
 from .gap import band_gap

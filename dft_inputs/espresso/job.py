@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..attempts import repair_lines
 from ..branches import string_counts
 from ..engine import ORIGIN, FieldJob, FieldRun
 from ..errors import EngineError
@@ -21,7 +22,6 @@ from ..insulators import gap_of_bands, strong_field
 from ..pseudopotentials import Pseudopotential
 from ..records import Provenance
 from ..stencil import ZERO
-from .attempts import repair_lines
 from .code import PwCode
 from .handlers import closed_gap, run_with_remedies
 from .inputs import CODE, PREFIX, SCRATCH, field_input, occupied_bands, zero_input

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from ..attempts import read_attempts
 from ..errors import EngineError, Failure, disk_full, is_full, says_disk_full
 from ..program import execute
 from ..pseudopotentials import Pseudopotential
-from .attempts import read_attempts
 from .code import PwCode
 from .failures import exit_error
 from .inputs import PREFIX, SCRATCH

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from ..attempts import Attempt, read_attempts, repair_lines, write_attempts
 from ..engine import FieldJob, FieldRun
 from ..errors import EngineError, Failure, disk_full, is_full
-from ..espresso.attempts import Attempt, read_attempts, repair_lines, write_attempts
 from ..files import write_atomically
 from ..insulators import strong_field
 from ..program import execute

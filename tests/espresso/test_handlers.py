@@ -10,10 +10,10 @@ import numpy as np
 import psutil
 import pytest
 from ase.build import bulk
+from fieldloop.dft_inputs.attempts import read_attempts
 from fieldloop.dft_inputs.branches import align_dipoles, align_enthalpies, string_counts, string_lattice
 from fieldloop.dft_inputs.errors import EngineError, Failure
 from fieldloop.dft_inputs.espresso import PwCode, PwEngine, PwSettings
-from fieldloop.dft_inputs.espresso.attempts import read_attempts
 from fieldloop.dft_inputs.espresso.failures import falls, scf_accuracies, stagnates, wall_seconds
 from fieldloop.dft_inputs.espresso.handlers import LADDER, closed_gap, next_remedy
 from fieldloop.dft_inputs.espresso.namelists import with_keys

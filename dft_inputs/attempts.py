@@ -1,4 +1,4 @@
-"""What it took to converge a point: one entry for each pw.x run in its directory, kept beside the output."""
+"""What it took to converge a point: one entry for each run of the code in its directory, kept beside the output."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from ..files import write_atomically
+from .files import write_atomically
 
 FILE = "attempts.json"
 
 
 class Attempt(BaseModel):
-    """One run of pw.x at a field point.
+    """One run of a DFT code at a field point.
 
     Attributes:
         remedy: name of the remedy tried, empty for the input as asked for.
