@@ -8,8 +8,10 @@ tensors, numbers and texts alone and are read with ``weights_only=True``.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,12 @@ class EnthalpyTraining(LightningModule):
     def result(self) -> EnthalpyNetwork:
         """The averaged weights: the last ones, or the best ones where training may stop early."""
         return self.best if self.best is not None and math.isfinite(self.best_score) else self.average
+
+    def setup(self, stage: str) -> None:
+        """Lightning greets and warns in every process of its own, of which only this hook runs before the training."""
+        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", module="lightning.*")
+        warnings.filterwarnings("ignore", message="Grad strides do not match")
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam; the learning rate is set before each step."""
