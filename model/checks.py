@@ -15,7 +15,7 @@ _OVERLAP = 0.5
 
 
 class TrainingDataError(ValueError):
-    """Frames that cannot be trained on; the message is one line for people."""
+    """Frames that cannot be trained on, or a checkpoint that cannot be gone on from; the message is one line."""
 
 
 def check_frames(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any, Literal
 
 from pydantic import (
@@ -152,6 +153,8 @@ class TrainingSettings(BaseModel):
     def _consistent(self) -> TrainingSettings:
         if self.devices > self.batch_size:
             raise ValueError(f"{self.devices} devices share a step of {self.batch_size} frames: make batch_size larger")
+        if self.tensorboard and find_spec("tensorboard") is None:
+            raise ValueError("tensorboard: true needs a package that is missing: pip install tensorboard")
         if self.early_stop is not None and self.early_stop < self.validate_every:
             raise ValueError(f"early_stop ({self.early_stop}) must be at least validate_every ({self.validate_every})")
         return self

