@@ -254,7 +254,7 @@ def load_project(path: Path, kind: type[C]) -> C:
         ConfigError: no such file, invalid YAML, unknown keys, wrong units or values; one line with the place.
     """
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeySafeLoader)  # noqa: S506  (a SafeLoader)
+        data = yaml.load(path.read_text(encoding="utf-8"), UniqueKeySafeLoader)  # noqa: S506  (a SafeLoader)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -297,7 +297,7 @@ def _placed(command: str, base: Path) -> str:
     return shlex.join([program, *arguments])
 
 
-class _UniqueKeySafeLoader(yaml.SafeLoader):
+class UniqueKeySafeLoader(yaml.SafeLoader):
     """YAML lets a key come twice and takes the last one; a campaign file with two values for one key is a mistake."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:

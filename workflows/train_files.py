@@ -24,7 +24,7 @@ from ..dft_inputs.verification import verify
 from ..model.checks import check_frames
 from ..model.settings import NetworkConfig, TrainingSettings
 from .campaign import STORE_FILE, locate_store, read_store
-from .config import ConfigError, Section, _UniqueKeySafeLoader, first_error
+from .config import ConfigError, Section, UniqueKeySafeLoader, first_error
 from .data_import import MOST_COMPARED
 from .keys import content_key
 from .queries import query_labels
@@ -135,7 +135,7 @@ def read_section(path: Path | None, changes: Sequence[str] = ()) -> TrainSection
     data: Any = {}
     if path is not None:
         try:
-            data = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeySafeLoader) or {}  # noqa: S506  (a SafeLoader)
+            data = yaml.load(path.read_text(encoding="utf-8"), UniqueKeySafeLoader) or {}  # noqa: S506  (a SafeLoader)
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise ConfigError(f"cannot read {path}: {' '.join(str(error).split())}") from error
         if not isinstance(data, dict):
