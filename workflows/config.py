@@ -301,6 +301,7 @@ class UniqueKeySafeLoader(yaml.SafeLoader):
     """YAML lets a key come twice and takes the last one; a campaign file with two values for one key is a mistake."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        """A mapping; raises where a key comes twice."""
         seen = set()
         for key_node, _ in node.value:
             key = str(self.construct_object(key_node, deep=True))
