@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
-from ..program import Program
+from ..program import Command, Program
 from ..pseudopotentials import Pseudopotential, PseudopotentialError, find_pseudopotentials
 
 SUFFIXES = (".psp8", ".gth", ".hgh")
@@ -29,7 +29,7 @@ class AbinitCode(Program):
         "load the module of ABINIT, or install it (conda install -c conda-forge abinit; apt-get install abinit)"
     )
 
-    command: Annotated[str, Field(min_length=1)] = "abinit"
+    command: Command = "abinit"
     pseudo_dir: str = "/usr/share/abinit/psp"
     pseudopotentials: dict[str, str] = Field(default_factory=dict)
 

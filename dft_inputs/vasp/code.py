@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, ClassVar, Self
+from typing import ClassVar, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from ..program import Program
+from ..program import Command, Program
 from ..pseudopotentials import Pseudopotential
 from .potcars import find_potcars
 from .settings import VaspSettings
@@ -25,7 +25,7 @@ class VaspCode(Program):
     section: ClassVar[str] = "codes.vasp"
     advice: ClassVar[str] = "load the module of VASP (it is licensed, so it cannot be installed from here)"
 
-    command: Annotated[str, Field(min_length=1)] = "vasp_std"
+    command: Command = "vasp_std"
     potcar_dir: str | None = None
 
     @model_validator(mode="after")

@@ -69,6 +69,8 @@ def test_the_doctor_knows_the_version_of_each_code():
         ("pw: {}", "code: castep", "label.code: unknown code 'castep'; there are pw.x, abinit, vasp"),
         ("abinit: {command: no-abinit}", "code: abinit", "no-abinit not found: load the module of ABINIT"),
         ("vasp: {command: no-vasp}", "code: vasp", "no-vasp not found: load the module of VASP"),
+        ("abinit: {command: 'abinit \"'}", "code: abinit", "is no command line: No closing quotation"),
+        ("vasp: {command: ' '}", "code: vasp", "codes.vasp.command: name a program"),
         ("vasp: {command: vasp_gam}", "code: vasp", "codes.vasp: vasp_gam takes orbitals as real"),
         ("vasp: {pseudo_dir: here}", "code: vasp", "unknown key codes.vasp.pseudo_dir"),
         ("abinit: {}", "code: abinit\n  settings: {ecutwfc: 30}", "unknown key ecutwfc"),
