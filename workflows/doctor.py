@@ -144,20 +144,22 @@ def check_program(name: str, code: Program) -> Finding:
     """
     try:
         code.argv()
+        command = code.model_copy(update={"launcher": (), "ranks": 1}).argv()
     except ProgramNotFoundError as error:
         found, _, fix = str(error).partition(": ")
         return Finding(name, "fail", found, fix)
-    where = shutil.which(shlex.split(code.command)[0])
+    where = command[0]
     launcher = f", launched by {' '.join(code.launcher)}" if code.launcher else ""
     if name not in _BANNERS:
         return Finding(name, "ok", f"found ({where}{launcher})")
     arguments, banner = _BANNERS[name]
-    fix = f"run it by hand: {shlex.join([code.command, *arguments])}"
+    fix = f"run it by hand: {shlex.join([*command, *arguments])}"
     try:
         with tempfile.TemporaryDirectory() as folder:  # pw.x leaves a file CRASH
             output = subprocess.run(
-                [*shlex.split(code.command), *arguments],
+                [*command, *arguments],
                 cwd=folder,
+                env=code.process_environment(),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
@@ -184,9 +186,10 @@ def check_campaign_pseudopotentials(config: CampaignConfig) -> Finding:
         engine = label_maker(config).engine(parent)
         hashes = engine.pseudopotentials(parent.species)
     except (PseudopotentialError, ConfigError) as error:
-        folder = "pseudo_dir" if "pseudo_dir" in program.model_fields else "potcar_dir"
-        fix = f"see {program.section}.{folder} and label.pseudopotentials in the YAML"
-        return Finding(name, "fail", str(error), fix)
+        keys = ("pseudo_dir", "label.pseudopotentials")
+        if "potcar_dir" in program.model_fields:
+            keys = ("potcar_dir", "label.settings.potcars")
+        return Finding(name, "fail", str(error), f"see {program.section}.{keys[0]} and {keys[1]} in the YAML")
     if not isinstance(engine.code, PwCode):
         return Finding(name, "ok", f"found for {', '.join(hashes)}")
     found = engine.code.find_pseudopotentials(parent.species)

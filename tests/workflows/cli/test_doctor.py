@@ -73,6 +73,21 @@ def test_a_launcher_is_named_but_not_started(tmp_path):
     assert not (tmp_path / "srun.log").exists()
 
 
+def test_a_program_that_its_own_environment_finds(tmp_path):
+    script(tmp_path, 'echo " Program PWSCF v.$RELEASE starts on 1Jan2026"')
+    code = PwCode(command="pw.sh", environment={"PATH": f"{tmp_path}:/bin", "RELEASE": "7.4.1"})
+    finding = check_program("pw.x", code)
+    assert (finding.state, finding.detail) == ("ok", f"version 7.4.1 ({tmp_path / 'pw.sh'})")
+
+
+def test_a_missing_potcar_is_named_in_the_settings(place):
+    place.change("pw: {", f"vasp: {{potcar_dir: {place.folder}}}, pw: {{")
+    place.change("protocol: fast\n  pseudopotentials: {Al: Al.pz-vbc.UPF, As: As.pz-bhs.UPF}", "code: vasp")
+    finding = by_name(examine(load_config(place.file)))["pseudopotentials"]
+    assert finding.state == "fail"
+    assert finding.fix == "see codes.vasp.potcar_dir and label.settings.potcars in the YAML"
+
+
 def test_a_missing_pseudopotential(place):
     place.change("Al.pz-vbc.UPF", "nothing.UPF")
     finding = by_name(examine(load_config(place.file)))["pseudopotentials"]
