@@ -19,6 +19,8 @@ OWN_TAGS = frozenset(
         *("ALGO", "PREC", "ENCUT", "EDIFF", "NELM", "ISMEAR", "SIGMA", "GGA", "LREAL", "LASPH", "ISYM", "NSW"),
         *("IBRION", "ISIF", "LWAVE", "LCHARG", "LCALCPOL", "LCALCEPS", "LEPSILON", "LPEAD", "EFIELD_PEAD", "KSPACING"),
         *("KGAMMA", "EFIELD", "IDIPOL", "LDIPOL", "LMONO", "DIPOL", "LBERRY", "NELECT", "LRPA"),
+        # Energies without -E.P, densities that stay as they are, two components of a spinor.
+        *("SKIP_EDOTP", "ICHARG", "LNONCOLLINEAR", "LSORBIT"),
     }
 )
 """Tags that a field, the quality of a label or another setting fixes."""

@@ -70,6 +70,8 @@ def test_response_methods():
     [
         ({"incar": {"efield_pead": "0 0 1"}}, "incar cannot set EFIELD_PEAD"),
         ({"incar": {"ISYM": 2}}, "incar cannot set ISYM"),
+        ({"incar": {"SKIP_EDOTP": True}}, "incar cannot set SKIP_EDOTP"),
+        ({"incar": {"LSORBIT": True}}, "incar cannot set LSORBIT"),
         ({"incar": {"ENCUT": 300}}, "another setting fixes it"),
         ({"kpoints": None}, "give one of kpoints"),
         ({"kpoint_density": 20.0}, "give one of kpoints"),
