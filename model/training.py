@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
+from zipfile import is_zipfile
 
 import torch
 
@@ -119,6 +120,9 @@ def _fit(
     data = StepData(examples, model, settings.tolerances.used())
     module = EnthalpyTraining(model, settings, data, validation, seed)
     resumed = checkpoint if checkpoint is not None and checkpoint.exists() else None
+    unreadable = TrainingDataError(f"{resumed} cannot be read as a checkpoint: remove it to start anew")
+    if resumed is not None and not is_zipfile(resumed):
+        raise unreadable
     with _as_a_guest():
         trainer = _trainer(settings, checkpoint, progress)
         try:
@@ -126,7 +130,7 @@ def _fit(
         except (UnpicklingError, KeyError) as error:
             if resumed is None:
                 raise
-            raise TrainingDataError(f"{resumed} cannot be read as a checkpoint: remove it to start anew") from error
+            raise unreadable from error
     return _Fit(module.result().to("cpu"), tuple(module.curve))
 
 
@@ -145,7 +149,7 @@ def _trainer(
     if settings.early_stop is not None:
         callbacks.append(EarlyStopping(VALIDATION, patience=settings.early_stop, check_finite=False))
     return Trainer(
-        accelerator=settings.accelerator,
+        accelerator=_accelerator(settings),
         devices=settings.devices,
         strategy=_strategy(settings),
         # Processes of our own on this machine, whatever batch system this job runs in.
@@ -155,10 +159,21 @@ def _trainer(
         logger=TensorBoardLogger(folder, name="tensorboard", version="") if settings.tensorboard else False,
         default_root_dir=folder,
         use_distributed_sampler=False,
-        deterministic="warn" if settings.accelerator != "cpu" and torch.cuda.is_available() else False,
+        deterministic="warn" if _accelerator(settings) == "gpu" else False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+
+
+def _accelerator(settings: TrainingSettings) -> str:
+    """CUDA or the CPU: Apple's GPUs know no float64, in which the network and its sums are.
+
+    Raises:
+        TrainingDataError: a GPU is wanted where there is none.
+    """
+    if settings.accelerator == "gpu" and not torch.cuda.is_available():
+        raise TrainingDataError("training.accelerator: gpu, but no CUDA device is to be seen: use auto or cpu")
+    return "gpu" if settings.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def _strategy(settings: TrainingSettings) -> Any:
@@ -172,9 +187,14 @@ def _strategy(settings: TrainingSettings) -> Any:
 
 @contextmanager
 def _as_a_guest() -> Iterator[None]:
-    """Lightning greets, and turns Ctrl-C into an exit that leaves Ctrl-C ignored; here both stay as they are."""
+    """Lightning greets, turns Ctrl-C into an exit that leaves Ctrl-C ignored, and SIGTERM into an exit with code 0.
+
+    Here all three stay as they are.
+    """
+    from lightning.pytorch.utilities.exceptions import SIGTERMException  # noqa: PLC0415
+
     log = logging.getLogger("lightning.pytorch")
-    level, handler = log.level, signal.getsignal(signal.SIGINT)
+    level, handler, on_term = log.level, signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     log.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
@@ -183,6 +203,9 @@ def _as_a_guest() -> Iterator[None]:
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from error
+        if isinstance(error, SIGTERMException):
+            signal.signal(signal.SIGTERM, on_term)
+            signal.raise_signal(signal.SIGTERM)
         raise
     finally:
         log.setLevel(level)

@@ -1,12 +1,14 @@
 """Training runs: what is learned, that resuming changes nothing, fields, replay, early stop, several devices."""
 
 import os
+import platform
 import signal
 
 import numpy as np
 import pytest
 import torch
 from fieldloop.dft_inputs.records import FieldPoint, Frame
+from fieldloop.model.checks import TrainingDataError
 from fieldloop.model.data import make_batch
 from fieldloop.model.losses import evaluate
 from fieldloop.model.responses import compute_responses
@@ -102,6 +104,38 @@ def test_a_pickled_checkpoint_is_not_loaded(frames, fresh, tmp_path, monkeypatch
     with pytest.raises(ValueError, match=r"c\.ckpt cannot be read as a checkpoint: remove it"):
         train(fresh(), frames[:5], [], TrainingSettings(epochs=1), checkpoint=tmp_path / "c.ckpt")
     assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize("kept", [0, 0.5, 0.99])
+def test_a_damaged_checkpoint_is_told_in_one_line(frames, fresh, tmp_path, kept):
+    settings = TrainingSettings(epochs=1, checkpoint_every=1, tolerances=FIRST_DERIVATIVES)
+    checkpoint = tmp_path / "c.ckpt"
+    train(fresh(), frames[:2], [], settings, checkpoint=checkpoint)
+    whole = checkpoint.read_bytes()
+    checkpoint.write_bytes(whole[: int(kept * len(whole))])
+    with pytest.raises(TrainingDataError, match=r"c\.ckpt cannot be read as a checkpoint: remove it"):
+        train(fresh(), frames[:2], [], settings, checkpoint=checkpoint)
+
+
+def test_a_training_that_is_terminated_dies_of_it(frames, fresh):
+    """Not with exit code 0, as a finished one."""
+    settings = TrainingSettings(epochs=50, batch_size=1, tolerances=FIRST_DERIVATIVES)
+    child = os.fork()
+    if not child:
+        train(fresh(), frames[:2], [], settings, progress=lambda _: os.kill(os.getpid(), signal.SIGTERM))
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+
+
+def test_apples_gpus_are_left_alone(frames, fresh, monkeypatch):
+    """They know no float64."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(platform, "processor", lambda: "arm")
+    settings = TrainingSettings(epochs=1, tolerances=FIRST_DERIVATIVES)
+    assert train(fresh(), frames[:2], [], settings).curve[-1].epoch == 1
+    with pytest.raises(TrainingDataError, match="no CUDA device is to be seen"):
+        train(fresh(), frames[:2], [], settings.model_copy(update={"accelerator": "gpu"}))
 
 
 def test_the_seed_fixes_the_run(frames, fresh):
