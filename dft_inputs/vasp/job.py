@@ -168,6 +168,14 @@ class VaspJob(FieldJob):
             raise EngineError(message, Failure.TIME_LIMIT)
         deadline = math.inf if limit is None else time.monotonic() + limit
         (folder / _STOP).unlink(missing_ok=True)
+        stopped = False
+
+        def stop() -> None:
+            """VASP then ends with its files written, and may take this one away."""
+            nonlocal stopped
+            stopped = True
+            write_atomically(folder / _STOP, "LABORT = .TRUE.\n")
+
         status = execute(
             self.code,
             (),
@@ -176,8 +184,7 @@ class VaspJob(FieldJob):
             name=name,
             lease_descriptor=lease_descriptor,
             watch=lambda _: time.monotonic() > deadline,
-            # VASP then ends with its files written.
-            stop=lambda: write_atomically(folder / _STOP, "LABORT = .TRUE.\n"),
+            stop=stop,
         )
         stdout, stderr = ((folder / file).read_text(errors="replace") for file in _STREAMS)
         if error := exit_error(status, stdout, stderr, self.code, folder, name):
@@ -185,10 +192,12 @@ class VaspJob(FieldJob):
         try:
             return self._said(name)
         except VaspOutputError as error:
-            raise self._output_error(name, error, stdout, stderr) from error
+            raise self._output_error(name, error, stdout, stderr, stopped=stopped) from error
 
-    def _output_error(self, name: str, error: VaspOutputError, stdout: str, stderr: str) -> EngineError:
-        """What an output that cannot be used means for its point."""
+    def _output_error(
+        self, name: str, error: VaspOutputError, stdout: str, stderr: str, *, stopped: bool
+    ) -> EngineError:
+        """What an output that cannot be used means for its point; ``stopped`` where VASP was asked to stop."""
         folder = self.folder(name)
         if is_full(folder):
             return disk_full(name, self.code.section)
@@ -196,7 +205,7 @@ class VaspJob(FieldJob):
             words = complaint(stdout, stderr) if complains(stdout) else str(error)
             return EngineError(f"no complete output at {name}: {words}")
         iterations = _iterations(folder)
-        if (folder / _STOP).exists():
+        if stopped:
             message = f"stopped at its time limit at {name} after {iterations} iterations; run again to resume"
             return EngineError(message, Failure.TIME_LIMIT)
         return EngineError(f"SCF not converged in {iterations} iterations at {name}", Failure.STAGNANT)

@@ -151,6 +151,7 @@ def main() -> None:
         dipoles=tags.get("LCALCPOL", "F").strip(".").startswith("T"),
     )
     stopped = Path("STOPCAR").is_file()
+    Path("STOPCAR").unlink(missing_ok=True)  # whether VASP does so is not known
     unconverged = iterations > nelm or stopped or ("stubborn" in faults and tags.get("ALGO") != "All")
     response = any(tags.get(tag, "F").strip(".").startswith("T") for tag in ("LEPSILON", "LCALCEPS"))
     seed = int.from_bytes(hashlib.sha256(np.round(crystal.shift, 6).tobytes()).digest()[:4], "big")
