@@ -106,12 +106,13 @@ class VaspLabelMaker(Maker):
             raise AtomateNotFoundError(
                 f"labels with VASP need atomate2 ({error}): python -m pip install 'fieldloop[vasp]'"
             ) from error
+        # The program for Gamma alone takes orbitals as real, which leaves no Berry phases.
+        job_kwargs = {**self.run_vasp_kwargs.get("vasp_job_kwargs", {}), "auto_gamma": False}
         maker = StaticMaker(
             name=f"VASP {point}",
             input_set_generator=input_set_generator(self.settings_for(frame), incar, frame.species),
             copy_vasp_kwargs={"additional_vasp_files": ("WAVECAR",)},
-            # The program for Gamma alone takes orbitals as real, which leaves no Berry phases.
-            run_vasp_kwargs={"vasp_job_kwargs": {"auto_gamma": False}, **self.run_vasp_kwargs},
+            run_vasp_kwargs={**self.run_vasp_kwargs, "vasp_job_kwargs": job_kwargs},
             # Labels are read from the files; states would ask for a store of their own.
             task_document_kwargs={"parse_dos": False, "parse_bandstructure": False},
         )
@@ -261,9 +262,9 @@ def _collect_stencil(
     try:
         runs = {name: _folder(folder, name) for name, folder in folders.items()}
         label = label_vasp_runs(runs, maker.stencil_at(field), plan.frame, proposal=plan.proposal)
+        return _identified(label, plan)
     except VaspOutputError as error:
         return _failed(plan, error)
-    return _identified(label, plan)
 
 
 @job
@@ -273,9 +274,9 @@ def _collect_response(plan: LabelledFrame, folder: str | None) -> LabelledFrame:
         label = read_vasp_label(_folder(folder, "response"), plan.frame, proposal=plan.proposal)
         if label.response.born_effective_charges is None or label.response.polarizability is None:
             raise VaspOutputError(f"{folder}: the run has no Born charges or no dielectric tensor")
+        return _identified(label, plan)
     except VaspOutputError as error:
         return _failed(plan, error)
-    return _identified(label, plan)
 
 
 def _folder(folder: str | None, point: str) -> Path:
@@ -286,8 +287,14 @@ def _folder(folder: str | None, point: str) -> Path:
 
 
 def _identified(label: LabelledFrame, plan: LabelledFrame) -> LabelledFrame:
-    """The label under its name, with what was known of it before."""
+    """The label under its name, with what was known of it before.
+
+    Raises:
+        VaspOutputError: custodian ran it on another mesh.
+    """
     planned = plan.provenance
+    if label.provenance.kpoints not in (None, planned.kpoints):
+        raise VaspOutputError(f"the mesh of the runs is {label.provenance.kpoints}, not {planned.kpoints}")
     known = {
         "protocol": planned.protocol,
         "inputs_hash": planned.inputs_hash,

@@ -103,11 +103,23 @@ def test_a_response_run_without_responses_fails(synthetic, settings, reference, 
     assert "no Born charges" in label.failure
 
 
+def test_a_run_on_another_mesh_is_no_label(synthetic, settings, reference, tmp_path):
+    """As custodian may correct KPOINTS."""
+    add, start = reference
+    add("response", np.zeros(3), response_incar(settings), synthetic.Faults(born=True))
+    wanted = settings.model_copy(update={"kpoints": (7, 7, 7)})
+    (tmp_path / "references" / "response" / "inputs" / "KPOINTS").write_text(kpoints_text(wanted))
+    start()
+    label, _ = run(VaspDfptLabelMaker(settings=wanted).make(synthetic.Crystal().frame), tmp_path / "runs")
+    assert (label.status, label.response.labels) == ("failed", ())
+    assert label.failure == f"the mesh of the runs is {synthetic.MESH}, not (7, 7, 7)"
+
+
 def test_jobs_travel_as_text(synthetic, settings):
     """To the workers of ``run_flow``, tags, mesh and POTCAR files included."""
-    flow = FiniteFieldVaspMaker(settings=settings, run_vasp_kwargs={"vasp_cmd": "srun vasp_std"}).make(
-        synthetic.Crystal().frame
-    )
+    flow = FiniteFieldVaspMaker(
+        settings=settings, run_vasp_kwargs={"vasp_cmd": "srun vasp_std", "vasp_job_kwargs": {"backup": False}}
+    ).make(synthetic.Crystal().frame)
     for job in flow.jobs:
         again = MontyDecoder().decode(encode_job(job))
         assert again.uuid == job.uuid
@@ -116,7 +128,7 @@ def test_jobs_travel_as_text(synthetic, settings):
             assert generator.user_incar_settings == other.user_incar_settings
             assert generator.config_dict["POTCAR"] == {"O": "O", "Mg": "Mg_pv"}
             assert again.maker.run_vasp_kwargs["vasp_cmd"] == "srun vasp_std"
-            assert again.maker.run_vasp_kwargs["vasp_job_kwargs"] == {"auto_gamma": False}
+            assert again.maker.run_vasp_kwargs["vasp_job_kwargs"] == {"backup": False, "auto_gamma": False}
 
 
 def test_jobs_are_known_by_their_content(synthetic, settings):
