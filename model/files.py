@@ -48,8 +48,10 @@ def load_model(directory: Path | str) -> EnthalpyNetwork:
     try:
         config = json.loads((directory / _CONFIG).read_text())
         blob = (directory / _WEIGHTS).read_bytes()
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ModelFileError(f"no readable model in {directory}: {error}") from error
+    if not isinstance(config, dict):
+        raise ModelFileError(f"no readable model in {directory}: {_CONFIG} is no mapping")
     if config.get("format_version") != FORMAT_VERSION:
         raise ModelFileError(
             f"{directory} has model format {config.get('format_version')}, this version reads {FORMAT_VERSION}: "
@@ -57,7 +59,11 @@ def load_model(directory: Path | str) -> EnthalpyNetwork:
         )
     if hashlib.sha256(blob).hexdigest() != config.get("weights_sha256"):
         raise ModelFileError(f"{directory}/{_WEIGHTS} is not the file its config was written for: restore both")
-    model = EnthalpyNetwork(NetworkConfig(**config["network"]))
+    try:
+        network = NetworkConfig(**config["network"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelFileError(f"{directory}/{_CONFIG} was changed after it was written: restore it") from error
+    model = EnthalpyNetwork(network)
     try:
         model.load_state_dict(load_file(directory / _WEIGHTS))
     except RuntimeError as error:

@@ -6,10 +6,10 @@ goes on with it; another one is refused.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +142,8 @@ def read_section(path: Path | None, changes: Sequence[str] = ()) -> TrainSection
             raise ConfigError(f"{path} must hold a mapping with keys such as network and training")
         if "structure" in data:
             committee = data.get("committee") or {}
+            if not isinstance(committee, dict):
+                raise ConfigError(f"{path}: committee must hold a mapping with keys such as network and training")
             found = {key: committee[key] for key in ("network", "training", "seed") if key in committee}
             data = found | {"reference_charges": data.get("reference_charges") or {}}
     for change in changes:
@@ -161,7 +163,10 @@ def _set(data: dict[str, Any], change: str) -> None:
         data = data.setdefault(section, {})
         if not isinstance(data, dict):
             raise ConfigError(f"--set {change}: {section} is no section")
-    data[last] = yaml.safe_load(value)
+    try:
+        data[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {change}: {value} is no YAML value") from error
 
 
 def prepare_training(request: TrainRequest) -> PreparedTraining:
@@ -172,6 +177,8 @@ def prepare_training(request: TrainRequest) -> PreparedTraining:
         ConventionError, StoreError: see the readers.
         TrainingDataError: frames that cannot be trained on.
     """
+    if request.out.exists() and not request.out.is_dir():
+        raise ConfigError(f"{request.out} is a file: name a folder")
     frames = list(_read(request.source))
     usable = [label for label in frames if label.trainable]
     if not usable:
@@ -284,16 +291,19 @@ def _split(
     wanted = request.validation.strip()
     if (every := re.fullmatch(r"every\s+(\d+)", wanted)) is not None:
         n = int(every[1])
-        held_out = {label.label_id for label in islice(frames, n - 1, None, n)} if n > 1 else set()
-    elif (file := Path(wanted)).exists():
-        source = Source(file, request.source.convention)
+        geometries = list(dict.fromkeys(label.frame.frame_id for label in frames))
+        judged = set(geometries[n - 1 :: n]) if n > 1 else set()
+        validation = tuple(label for label in frames if label.frame.frame_id in judged)
+    elif wanted and os.path.exists(wanted):  # noqa: PTH110  (a Path raises where many ids make a name too long)
+        source = Source(Path(wanted), request.source.convention)
         validation = tuple(label for label in _read(source) if label.trainable)
         judged = {label.frame.frame_id for label in validation}
-        return tuple(label for label in frames if label.frame.frame_id not in judged), validation
     else:
         held_out = _named(frames, {name.strip() for name in wanted.split(",") if name.strip()})
-    validation = tuple(label for label in frames if label.label_id in held_out)
-    return tuple(label for label in frames if label.label_id not in held_out), validation
+        validation = tuple(label for label in frames if label.label_id in held_out)
+        judged = {label.frame.frame_id for label in validation}
+    # A geometry labelled at several fields is on one side.
+    return tuple(label for label in frames if label.frame.frame_id not in judged), validation
 
 
 def _named(frames: Iterable[LabelledFrame], names: set[str]) -> set[str]:

@@ -140,7 +140,7 @@ def test_single_precision_follows_double(make_network, make_frame, make_graph):
         physics.assert_close(getattr(b, name).double(), getattr(a, name), 1e-4)
 
 
-@pytest.mark.parametrize("damage", ["weights", "config", "missing", "format"])
+@pytest.mark.parametrize("damage", ["weights", "config", "nonsense", "list", "missing", "format"])
 def test_tampered_files_are_refused(make_network, tmp_path, damage):
     save_model(make_network(), tmp_path)
     weights, config = tmp_path / "weights.safetensors", tmp_path / "config.json"
@@ -150,6 +150,10 @@ def test_tampered_files_are_refused(make_network, tmp_path, damage):
         weights.write_bytes(blob)
     elif damage == "config":
         config.write_text(config.read_text().replace('"cutoff": 4.2', '"cutoff": 4.3'))
+    elif damage == "nonsense":
+        config.write_text(config.read_text().replace('"cutoff": 4.2', '"cutoff": -1'))
+    elif damage == "list":
+        config.write_text("[]")
     elif damage == "format":
         config.write_text(config.read_text().replace('"format_version": 1', '"format_version": 99'))
     else:

@@ -11,6 +11,7 @@ from fieldloop.model.files import load_model
 from fieldloop.model.settings import EpochRecord
 from fieldloop.workflows.cli import app
 from fieldloop.workflows.cli.training_progress import append_row
+from fieldloop.workflows.config import ConfigError
 from fieldloop.workflows.records import TrainedModel
 from fieldloop.workflows.train_files import Source, TrainRequest, prepare_training, read_section
 from typer.testing import CliRunner
@@ -126,6 +127,10 @@ def test_labels_that_physics_contradicts_are_refused(settings, tmp_path, change,
         (("--set", "reference_charges={O: -2, Si: 3}"), "add up to -24 e: give oxidation numbers"),
         (("--element", "Ga"), "none of 0 frames can be trained on"),
         (("--start", "nowhere"), "leave network and reference_charges out"),
+        (("--set", "training.epochs=["), "--set training.epochs=[: [ is no YAML value"),
+        (("--validation", ",".join(f"{k:016x}" for k in range(20))), "no usable frame '0000000000000000'"),
+        (("--validation", ""), "the validation set is empty"),
+        (("--out", str(FRAMES)), "SiO2_eight.xyz is a file: name a folder"),
     ],
 )
 def test_requests_that_cannot_work_end_in_one_line(settings, tmp_path, words, complaint):
@@ -181,6 +186,31 @@ def test_a_campaign_file_brings_its_settings(tmp_path):
     section = read_section(tmp_path / "c.yaml", ["training.batch_size=1"])
     assert (section.network, section.reference_charges, section.seed) == ({"cutoff": 4.5}, {"O": -2, "Si": 4}, 3)
     assert (section.training.epochs, section.training.batch_size) == (7, 1)
+
+
+def test_a_campaign_file_without_a_mapping_for_the_committee(tmp_path):
+    (tmp_path / "c.yaml").write_text("structure: x.vasp\ncommittee: [network]\n")
+    with pytest.raises(ConfigError, match="committee must hold a mapping"):
+        read_section(tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize("validation", ["every 2", "one label", "a file"])
+def test_a_geometry_labelled_at_two_fields_is_on_one_side(settings, tmp_path, validation):
+    labels = []
+    for label in list(read_labels_or_stop(FRAMES, "allegro-pol"))[:4]:
+        for n, field in enumerate(([0.0, 0.0, 0.0], [0.0, 0.0, 0.01])):
+            response = label.response.model_copy(update={"field": np.array(field)})
+            labels.append(label.model_copy(update={"response": response, "label_id": f"{label.label_id}{n}"}))
+    write_extxyz(tmp_path / "two.extxyz", labels, "fieldloop")
+    write_extxyz(tmp_path / "one.extxyz", labels[:1], "fieldloop")
+    source = Source(tmp_path / "two.extxyz", "fieldloop")
+    first = next(read_labels_or_stop(source.path, "fieldloop")).label_id
+    words = {"one label": first, "a file": str(tmp_path / "one.extxyz")}.get(validation, validation)
+    request = TrainRequest(source, tmp_path / "o", read_section(settings), validation=words, verified=False)
+    prepared = prepare_training(request)
+    judged = {label.frame.frame_id for label in prepared.validation}
+    assert not judged & {label.frame.frame_id for label in prepared.training}
+    assert (len(prepared.training), len(prepared.validation)) == ((4, 4) if validation == "every 2" else (6, 1))
 
 
 def test_rows_after_a_checkpoint_are_written_again(tmp_path):
