@@ -15,8 +15,8 @@ from .examples import Example, example_of, field_examples
 from .network import EnthalpyNetwork
 from .settings import TrainingSettings
 
-_MOST_CACHED = 2000
-"""Examples whose neighbour list is kept."""
+_MOST_CACHED = 10_000_000
+"""Places for neighbours, of 33 bytes, in the batches that are kept."""
 _SECOND_DERIVATIVES = ("born_effective_charges", "polarizability")
 
 
@@ -124,6 +124,7 @@ class StepData(Dataset[Step]):
         self.examples, self.network = examples, network
         self.dear = [name for name in _SECOND_DERIVATIVES if name in used]
         self._cache: dict[int, LabelledBatch] = {}
+        self._cached = 0
 
     def __getitem__(self, plan: StepPlan) -> Step:  # type: ignore[override]
         dear = [i for i in plan.examples if self._is_dear(i)]
@@ -139,12 +140,14 @@ class StepData(Dataset[Step]):
         if len(indices) > 1:
             return make_batch([examples[i] for i in indices], self.network)
         (index,) = indices
-        if index not in self._cache:
-            batch = make_batch([examples[index]], self.network)
-            if len(self._cache) >= _MOST_CACHED:
-                return batch
+        if index in self._cache:
+            return self._cache[index]
+        batch = make_batch([examples[index]], self.network)
+        size = batch.graph.mask.numel()
+        if self._cached + size <= _MOST_CACHED:
             self._cache[index] = batch
-        return self._cache[index]
+            self._cached += size
+        return batch
 
 
 def step_loader(data: StepData, sampler: StepSampler) -> DataLoader[Step]:

@@ -184,7 +184,8 @@ def prepare_training(request: TrainRequest) -> PreparedTraining:
     if not usable:
         raise ConfigError(f"{request.source.path}: none of {len(frames)} frames can be trained on")
     training, validation = _split(usable, request)
-    replay = tuple(label for label in _replayed(request) if label.trainable)
+    wanted = _replayed(request) if request.section.training.replay else ()
+    replay = tuple(label for label in wanted if label.trainable)
     held_out = {label.frame.frame_id for label in validation}
     replay = tuple(label for label in replay if label.frame.frame_id not in held_out)
     if not validation:
@@ -195,6 +196,10 @@ def prepare_training(request: TrainRequest) -> PreparedTraining:
         check_one_level([*training, *validation])
     except MixedLabelsError as error:
         raise ConfigError(str(error)) from error
+    try:
+        check_one_level([*training[:1], *replay])
+    except MixedLabelsError as error:
+        raise ConfigError(f"frames to replay: {error}: --set training.replay=0 trains without them") from error
     network, start_model_id = _network(request, [*training, *replay])
     for part, what in ((training, "training"), (validation, "validation"), (replay, "replay")):
         if part or what != "replay":

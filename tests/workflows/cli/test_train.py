@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,21 @@ def test_fine_tuning_replays_the_frames_of_the_model(trained, tmp_path):
     record = TrainedModel.model_validate_json((tmp_path / "tuned" / "training.json").read_text())
     start = json.loads((out / "model" / "config.json").read_text())["model_id"]
     assert record.start_model_id == start != record.model_id
+
+
+def test_frames_of_another_level_are_not_replayed(trained, tmp_path):
+    out, _, _ = trained
+    labels = [
+        label.model_copy(update={"provenance": label.provenance.model_copy(update={"code": "vasp"})})
+        for label in list(read_labels_or_stop(FRAMES, "allegro-pol"))[:4]
+    ]
+    write_extxyz(tmp_path / "new.extxyz", labels, "fieldloop")
+    source, start = Source(tmp_path / "new.extxyz", "fieldloop"), out / "model"
+    request = TrainRequest(source, tmp_path / "o", read_section(None), "every 2", start, verified=False)
+    with pytest.raises(ConfigError, match=r"frames to replay: .* differ in code .*--set training\.replay=0"):
+        prepare_training(request)
+    alone = prepare_training(replace(request, section=read_section(None, ["training.replay=0"])))
+    assert (len(alone.training), alone.replay) == (2, ())
 
 
 def transposed(label):
