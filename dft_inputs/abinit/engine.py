@@ -259,9 +259,11 @@ class AbinitEngine:
             return half
         try:
             return gap_at_zero_field(self, frame, directory)
-        except EngineError:
-            # With fixed occupations a metal may not converge; its bands tell all the same.
-            if closed := self.prepare(frame, Stencil(), directory).closed_gap():
+        except EngineError as error:
+            # With fixed occupations a metal may not converge; its bands tell all the same, but not those of a run that
+            # was stopped early.
+            unconverged = error.kind in (Failure.SLOW, Failure.STAGNANT)
+            if unconverged and (closed := self.prepare(frame, Stencil(), directory).closed_gap()):
                 return closed
             raise
 

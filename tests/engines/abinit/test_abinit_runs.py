@@ -5,9 +5,11 @@ import shutil
 from dataclasses import replace
 
 import pytest
+from ase.build import bulk
 from fieldloop.dft_inputs.abinit.outputs import AbinitOutputError, read_abinit_output
 from fieldloop.dft_inputs.errors import EngineError, Failure
 from fieldloop.dft_inputs.program import lease
+from fieldloop.dft_inputs.records import Frame
 from fieldloop.dft_inputs.stencil import Stencil
 
 
@@ -109,6 +111,16 @@ def test_files_that_disagree_are_told(copy, file, old, new, reason):
     path.write_text(text.replace(old, new))
     with pytest.raises(AbinitOutputError, match=f"disagree on the (total )?{reason}"):
         read_abinit_output(copy.folder("+x"))
+
+
+def test_a_metal_is_told_by_its_bands_but_not_by_those_of_a_killed_run(engine, tmp_path):
+    metal = Frame.from_atoms(bulk("Al", "hcp", a=2.86, c=4.67))
+    assert engine.band_gap(metal, tmp_path / "gap").metallic
+    script = tmp_path / "killed.sh"
+    script.write_text('#!/bin/bash\n"$@"\nkill -9 $$\n')
+    script.chmod(0o755)
+    with pytest.raises(EngineError, match=r"killed \(signal 9\) at zero"):
+        with_code(engine, launcher=(str(script),)).band_gap(metal, tmp_path / "killed")
 
 
 def test_abinit_is_quoted_in_one_line(engine, alas, runs, files, tmp_path):
