@@ -97,7 +97,7 @@ class LabelSection(Section):
 
     Attributes:
         code: the DFT code: ``pw.x``, ``abinit`` or ``vasp``.
-        protocol: ``fast``, ``standard`` or ``paper``.
+        protocol: ``fast``, ``standard`` or, but for VASP, ``paper``.
         settings: changes to the protocol, e.g. ``{kpoints: [2, 2, 2]}`` or ``{kpoint_density: 25}``; a mesh is that of
             the parent crystal, and supercells of it get as many k-points per length.
         pseudopotentials: file name by element; found by element in ``pseudo_dir`` where not given.
