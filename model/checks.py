@@ -13,6 +13,9 @@ from ..dft_inputs.records import LabelledFrame
 _OVERLAP = 0.5
 """Of the sum of covalent radii: nothing is bonded that closely (the shortest bond, H2, stands at 1.2)."""
 
+_FLAT = 1e-6
+"""A^3: stress and the lattice of quanta need a volume."""
+
 
 class TrainingDataError(ValueError):
     """Frames that cannot be trained on, or a checkpoint that cannot be gone on from; the message is one line."""
@@ -30,7 +33,7 @@ def check_frames(
 
     Raises:
         TrainingDataError: no frame, or one that failed or is flagged, has unknown species, labels of other sizes than
-            its own, overlapping atoms or a charge.
+            its own, a cell without volume, overlapping atoms or a charge.
     """
     if not frames:
         raise TrainingDataError(f"the {what} set is empty")
@@ -40,7 +43,8 @@ def check_frames(
             f"{len(bad)} {what} frames failed or are flagged (first: {_name(bad[0])}): leave them out"
         )
     for label in frames:
-        fault = _unknown(label, species) or _wrong_shape(label) or overlap(label) or _charge(label, charges)
+        fault = _unknown(label, species) or _wrong_shape(label) or _flat(label)
+        fault = fault or overlap(label) or _charge(label, charges)
         if fault:
             raise TrainingDataError(f"{what} frame {_name(label)}: {fault}")
 
@@ -71,6 +75,10 @@ def _wrong_shape(label: LabelledFrame) -> str | None:
         if value is not None and len(value) != len(label.frame):
             return f"{name} of {len(value)} atoms, but it has {len(label.frame)}"
     return None
+
+
+def _flat(label: LabelledFrame) -> str | None:
+    return None if label.frame.volume > _FLAT else "its cell has no volume: put molecules and slabs into a box"
 
 
 def _charge(label: LabelledFrame, charges: Mapping[str, int]) -> str | None:

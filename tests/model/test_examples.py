@@ -164,6 +164,7 @@ def changed(label, **changes):
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
+        ("flat", "its cell has no volume: put molecules and slabs into a box"),
         ("overlap", r"frame \w+ \(Al1As1\): atoms 0 \(Al\) and 1 \(As\) are 0\.\d+ A apart"),
         ("species", r"frame \w+ \(Al1Ga1\): the model knows Al, As, not Ga"),
         ("shape", r"frame \w+ \(Al1As1\): forces of 3 atoms, but it has 2"),
@@ -175,6 +176,7 @@ def changed(label, **changes):
 def test_frames_that_would_teach_nonsense_are_named(items, fault, words):
     label = items[0]
     bad = {
+        "flat": lambda: changed(label, cell=np.diag([5.0, 5.0, 0.0]), pbc=(True, True, False)),
         "overlap": lambda: changed(label, positions=np.diag([0.3, 0.0, 0.0])[:2]),
         "species": lambda: changed(label, species=("Al", "Ga")),
         "shape": lambda: label.model_copy(
