@@ -54,15 +54,16 @@ def killed_by(status: int) -> int:
     return status - 128 if 128 < status < 160 else 0
 
 
-def disk_full(name: str, section: str) -> EngineError:
+def disk_full(name: str, section: str = "") -> EngineError:
     """The error of a point whose files do not fit.
 
     Args:
         name: of the point.
-        section: of the campaign file that says where its files go, e.g. ``codes.pw``.
+        section: of the campaign file that says where its files go, e.g. ``codes.pw``; empty where they lie beside its
+            inputs.
     """
-    room = f"make room or set {section}.scratch_dir, then run again to resume"
-    return EngineError(f"No space left on device at {name}; {room}", Failure.DISK)
+    room = f"make room or set {section}.scratch_dir" if section else "make room"
+    return EngineError(f"No space left on device at {name}; {room}, then run again to resume", Failure.DISK)
 
 
 def ran_out_of_space(status: int, text: str, places: Iterable[Path]) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from ..errors import EngineError, Failure, killed_by, ran_out_of_space
+from ..errors import EngineError, Failure, disk_full, killed_by, ran_out_of_space
 from ..files import write_atomically
 from ..program import execute
 from .code import AbinitCode
@@ -138,7 +138,7 @@ def _attempt(directory: Path, text: str, code: AbinitCode, name: str, lease_desc
     status = execute(code, arguments, directory, (LOG, STDERR), name=name, lease_descriptor=lease_descriptor)
     output, log, stderr = (_text(directory / file) for file in (OUTPUT, LOG, STDERR))
     if ran_out_of_space(status, log + stderr, [directory]):
-        raise EngineError(f"No space left on device at {name}; make room, then run again to resume", Failure.DISK)
+        raise disk_full(name)
     if signal := killed_by(status):
         raise EngineError(f"ABINIT was killed (signal {signal}) at {name}", Failure.KILLED)
     if status:

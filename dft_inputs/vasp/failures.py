@@ -24,7 +24,7 @@ def exit_error(status: int, stdout: str, stderr: str, code: VaspCode, folder: Pa
         name: of the point.
     """
     if ran_out_of_space(status, stdout + stderr, (folder,)):
-        return disk_full(name, code.section)
+        return disk_full(name)
     if signal := killed_by(status):
         return EngineError(f"{code.program} was killed (signal {signal}) at {name}", Failure.KILLED)
     if status == 0:

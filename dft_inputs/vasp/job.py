@@ -200,7 +200,7 @@ class VaspJob(FieldJob):
         """What an output that cannot be used means for its point; ``stopped`` where VASP was asked to stop."""
         folder = self.folder(name)
         if is_full(folder):
-            return disk_full(name, self.code.section)
+            return disk_full(name)
         if error.kind is not Failure.STAGNANT:
             words = complaint(stdout, stderr) if complains(stdout) else str(error)
             return EngineError(f"no complete output at {name}: {words}")

@@ -48,7 +48,9 @@ def test_no_pseudopotential(case, tmp_path):
 )
 def test_a_program_that_dies(case, launcher, tmp_path, end, reason):
     engine, log = launcher(case, every=end)
-    assert reason in failed(engine, case, tmp_path / "label")
+    line = failed(engine, case, tmp_path / "label")
+    assert reason in line
+    assert ("scratch_dir" in line) <= hasattr(engine.code, "scratch_dir"), "only what can be set is to be set"
     assert log.read_text().count("run") == 1
 
 
