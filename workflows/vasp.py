@@ -26,6 +26,7 @@ from ..dft_inputs.vasp.inputs import (
     VASP_STEP,
     Incar,
     Method,
+    check_lists,
     field_incar,
     grouped,
     planned_provenance,
@@ -69,8 +70,9 @@ class VaspLabelMaker(Maker):
         """The settings with the mesh of the frame's cell.
 
         Raises:
-            ValueError: a cell that can have no mesh with the N_i |a_i| of the parent.
+            ValueError: a cell that can have no mesh with the N_i |a_i| of the parent, or see ``check_lists``.
         """
+        check_lists(frame, self.settings)
         return self.settings.for_cell(frame.cell, None if self.parent_cell is None else np.array(self.parent_cell))
 
     def for_parent(self, parent: Frame) -> VaspLabelMaker:

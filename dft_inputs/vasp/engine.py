@@ -16,7 +16,7 @@ from ..pseudopotentials import Pseudopotential
 from ..records import Frame
 from ..stencil import Stencil
 from .code import VaspCode
-from .inputs import CODE, SMALLEST_FIELD, VASP_STEP, field_incar, vasp_label_id
+from .inputs import CODE, SMALLEST_FIELD, VASP_STEP, check_lists, field_incar, vasp_label_id
 from .job import DONE, VaspJob
 from .settings import VaspSettings
 
@@ -41,7 +41,7 @@ class VaspEngine:
     def check(self, frame: Frame) -> None:
         """Refuse what VASP cannot label: no program, no POTCAR, an odd number of electrons."""
         self.code.argv()
-        self._check_electrons(frame, self._potcars(frame))
+        self._check_frame(frame, self._potcars(frame))
 
     def pseudopotentials(self, species: Iterable[str]) -> dict[str, str]:
         """SHA-256 of the POTCAR of each element."""
@@ -55,7 +55,7 @@ class VaspEngine:
         """The runs of a label, after ``check``; fields too small for VASP are refused too."""
         self.code.argv()
         settings, potcars = self._at(frame), self._potcars(frame)
-        self._check_electrons(frame, potcars)
+        self._check_frame(frame, potcars)
         for applied in stencil.points().values():
             field_incar(settings, applied)
         return VaspJob(
@@ -76,7 +76,8 @@ class VaspEngine:
     def _potcars(self, frame: Frame) -> dict[str, Pseudopotential]:
         return self.code.find_potcars(frame.species, self.settings)
 
-    def _check_electrons(self, frame: Frame, potcars: Mapping[str, Pseudopotential]) -> None:
+    def _check_frame(self, frame: Frame, potcars: Mapping[str, Pseudopotential]) -> None:
+        check_lists(frame, self.settings)
         verdict = half_filled(sum(potcars[symbol].z_valence for symbol in frame.species))
         if verdict is not None and self.settings.nspin == 1:
             raise ValueError(verdict.reason)

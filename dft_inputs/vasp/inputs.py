@@ -127,6 +127,20 @@ def grouped(frame: Frame) -> list[int]:
     return sorted(range(len(frame)), key=lambda atom: order.index(frame.species[atom]))
 
 
+def check_lists(frame: Frame, settings: VaspSettings) -> None:
+    """Refuse moments of single atoms where POSCAR has the atoms in another order than the frame.
+
+    Raises:
+        ValueError: MAGMOM is a list, and the species of the frame do not stand together.
+    """
+    listed = isinstance(settings.incar.get("MAGMOM"), tuple | str)
+    if listed and grouped(frame) != list(range(len(frame))):
+        raise ValueError(
+            "incar.MAGMOM lists atoms in the order of POSCAR, which groups species, and this frame does not: "
+            "sort its atoms by species"
+        )
+
+
 def write_inputs(directory: Path, frame: Frame, settings: VaspSettings, incar: Mapping[str, IncarValue]) -> None:
     """Write INCAR, KPOINTS and POSCAR; POTCAR is the user's to add, in the order of the species in POSCAR.
 

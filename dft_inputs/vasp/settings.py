@@ -54,7 +54,8 @@ class VaspSettings(BaseModel):
         gga: functional that overrides that of the POTCAR files, e.g. ``PE``, ``PS``.
         potcar_functional: pymatgen's name of the POTCAR library, e.g. ``PBE_54``.
         potcars: POTCAR by element, e.g. ``{"Ti": "Ti_pv"}``; the element's own name where it is not given.
-        incar: further tags, e.g. ``{"ISPIN": 2}`` or those of DFT+U, or of parallelism, e.g. ``{"KPAR": 4}``.
+        incar: further tags, e.g. ``{"ISPIN": 2}`` or those of DFT+U, or of parallelism, e.g. ``{"KPAR": 4}``. Lists
+            by species (LDAUU) or atom (MAGMOM) follow POSCAR: species in the order of their first atom.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

@@ -161,3 +161,14 @@ def test_what_is_refused_before_anything_runs(synthetic, engine, tmp_path):
     with pytest.raises(ValueError, match="15 electrons leave a band half filled"):
         label_frame(engine(), odd, STENCIL, tmp_path / "label")
     assert not (tmp_path / "label").exists()
+
+
+def test_moments_of_atoms_in_another_order_are_refused(synthetic, engine, tmp_path):
+    """The atoms of this frame are mixed, those of POSCAR are not."""
+    crystal = synthetic.Crystal()
+    assert tuple(range(len(crystal.frame))) != synthetic.GROUPED
+    incar = {"ISPIN": 2, "MAGMOM": (1.0, -1.0, 0.0, 0.0)}
+    with pytest.raises(ValueError, match="sort its atoms by species"):
+        engine(settings={"incar": incar}).prepare(crystal.frame, Stencil(step=0.01), tmp_path)
+    with pytest.raises(ValueError, match="sort its atoms by species"):
+        FiniteFieldVaspMaker(settings=VaspSettings(kpoints=(2, 2, 2), incar=incar)).make(crystal.frame)
