@@ -20,9 +20,13 @@ import synthetic_vasp  # noqa: E402
 
 def vasp_program(folder: Path) -> VaspCode:
     """The double as an executable of the name of VASP, with POTCAR files of its own."""
-    program = folder / "vasp_std"
-    text = f"import sys\nsys.path.insert(0, {str(DOUBLE)!r})\nimport vasp_std\nvasp_std.main()\n"
-    _install(program, f"#!{sys.executable}\n{text}")
+    program, python = folder / "vasp_std", folder / f"python{os.getpid()}"
+    # The first line of a script can name no path with blanks, as that of the interpreter may be.
+    python.unlink(missing_ok=True)
+    python.symlink_to(sys.executable)
+    paths = [str(DOUBLE), str(Path(np.__file__).parents[1])]
+    text = f"import sys\nsys.path[:0] = {paths}\nimport vasp_std\nvasp_std.main()\n"
+    _install(program, f"#!{python}\n{text}")
     for symbol in synthetic_vasp.VALENCES:
         (folder / "potcars" / symbol).mkdir(parents=True, exist_ok=True)
         _install(folder / "potcars" / symbol / "POTCAR", synthetic_vasp.potcar_text(symbol))
