@@ -24,17 +24,27 @@ class _Listed:
 
 
 class SkinNeighbours:
-    """Graphs of replicas whose atoms move.
+    """Graphs of replicas whose atoms and cells move.
 
     A replica is listed within cutoff + skin and listed again when one of its atoms has moved by more than half the
     skin. Every graph is masked by the true cutoff, so it holds exactly the neighbours that a fresh list would give.
+    In a cell that changes, with F from the listed cell to the present one, a pair that was not listed is at least
+    s (cutoff + skin) - 2 u apart: s is the smallest singular value of F, u the largest displacement from F r.
 
     Attributes:
         reference: positions at which each replica was listed, A, (N, 3); a list built from them is the same list.
+        reference_cell: cells at which each replica was listed, A, (B, 3, 3).
         rebuilds: how often a replica was listed.
     """
 
-    def __init__(self, model: EnthalpyModel, frames: Sequence[Frame], skin: float, reference: Tensor) -> None:
+    def __init__(
+        self,
+        model: EnthalpyModel,
+        frames: Sequence[Frame],
+        skin: float,
+        reference: Tensor,
+        reference_cell: Tensor | None = None,
+    ) -> None:
         """List every replica.
 
         Args:
@@ -42,6 +52,7 @@ class SkinNeighbours:
             frames: cell, periodicity and species of each replica.
             skin: A.
             reference: positions to list at, A, (N, 3).
+            reference_cell: cells to list at, A, (B, 3, 3); those of the frames where not given.
         """
         self.cutoff = model.cutoff
         self.skin = skin
@@ -54,27 +65,32 @@ class SkinNeighbours:
         self._starts = np.concatenate([[0], np.cumsum(counts)])
         self._species = torch.tensor([index[s] for frame in frames for s in frame.species], device=self._device)
         self._structure = torch.tensor(np.repeat(np.arange(len(frames)), counts), device=self._device)
-        self._cell = torch.tensor(np.stack([f.cell for f in frames]), dtype=self._dtype, device=self._device)
+        if reference_cell is None:
+            reference_cell = torch.tensor(np.stack([f.cell for f in frames]), device=self._device)
+        self.reference_cell = reference_cell.clone()
         self._lists = [self._list(replica) for replica in range(len(frames))]
         self._collect()
 
-    def graph(self, positions: Tensor, field: Tensor) -> Graph:
+    def graph(self, positions: Tensor, field: Tensor, cell: Tensor | None = None) -> Graph:
         """The batch at new positions, listed again where needed.
 
         Args:
             positions: unwrapped, A, (N, 3), finite.
             field: V/A, (B, 3).
+            cell: lattice vectors as rows, A, (B, 3, 3), float64; those listed at where not given.
         """
-        moved = ((positions - self.reference) ** 2).sum(-1) > (self.skin / 2) ** 2
+        moved = self._moved(positions, cell)
         if bool(moved.any()):
             for replica in torch.unique(self._structure[moved]).tolist():
                 atoms = slice(self._starts[replica], self._starts[replica + 1])
                 self.reference[atoms] = positions[atoms]
+                if cell is not None:
+                    self.reference_cell[replica] = cell[replica]
                 self._lists[replica] = self._list(replica)
             self._collect()
         listed = Graph(
             positions=positions.to(self._dtype),
-            cell=self._cell,
+            cell=(self.reference_cell if cell is None else cell).to(self._dtype),
             field=field.to(self._dtype),
             species=self._species,
             structure=self._structure,
@@ -85,11 +101,22 @@ class SkinNeighbours:
         within = (listed.vectors() ** 2).sum(-1) < self.cutoff**2
         return listed.replace(mask=self._mask & within)
 
+    def _moved(self, positions: Tensor, cell: Tensor | None) -> Tensor:
+        """Which atoms make their replica's list void, (N,)."""
+        if cell is None:
+            return ((positions - self.reference) ** 2).sum(-1) > (self.skin / 2) ** 2
+        deformation = torch.linalg.solve(self.reference_cell, cell)
+        change = (deformation - torch.eye(3, dtype=cell.dtype, device=cell.device)).flatten(1).norm(dim=1)
+        # 1 - |F - 1| is a lower bound of the smallest singular value of F.
+        allowed = ((1 - change) * (self.cutoff + self.skin) - self.cutoff) / 2
+        carried = (self.reference[:, None] @ deformation[self._structure])[:, 0]
+        return (positions - carried).norm(dim=-1) > allowed[self._structure]
+
     def _list(self, replica: int) -> _Listed:
-        frame = self._frames[replica]
+        frame, cell = self._frames[replica], self.reference_cell[replica].cpu().numpy()
         positions = self.reference[self._starts[replica] : self._starts[replica + 1]].cpu().numpy()
         self.rebuilds += 1
-        return _Listed(*padded_neighbours(positions, frame.cell, frame.pbc, self.cutoff + self.skin))
+        return _Listed(*padded_neighbours(positions, cell, frame.pbc, self.cutoff + self.skin))
 
     def _collect(self) -> None:
         n_atoms = len(self._structure)
