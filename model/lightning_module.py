@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from .data import LabelledBatch
-from .losses import SquaredErrors, evaluate, loss_sums, residuals, score
+from .losses import DIRECTIONAL, SquaredErrors, evaluate, loss_sums, residuals, score
 from .network import EnthalpyNetwork
 from .responses import Responses, compute_responses
 from .settings import EpochRecord, TrainingSettings
@@ -34,7 +34,7 @@ VALIDATION = "validation"
 
 
 class EnthalpyTraining(LightningModule):
-    """Adam with an exponential moving average of the weights.
+    """An optimizer with an exponential moving average of the weights.
 
     Args:
         network: trained in place.
@@ -81,8 +81,13 @@ class EnthalpyTraining(LightningModule):
         warnings.filterwarnings("ignore", message="Grad strides do not match")
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam; the learning rate is set before each step."""
-        return torch.optim.Adam(self._trained, lr=self.settings.learning_rate, betas=(0.9, 0.99))
+        """The learning rate is set before each step."""
+        rate = self.settings.learning_rate
+        if self.settings.optimizer == "adam":
+            return torch.optim.Adam(self._trained, lr=rate, betas=(0.9, 0.99))
+        from pytorch_optimizer import SOAP  # noqa: PLC0415  (a second to import)
+
+        return SOAP(self._trained, lr=rate, betas=(0.95, 0.95), weight_decay=0.0)
 
     def train_dataloader(self) -> DataLoader[Step]:
         """The steps of this device."""
@@ -104,7 +109,7 @@ class EnthalpyTraining(LightningModule):
 
     def training_step(self, step: Step, _: int) -> Tensor:
         """The loss of a step. On several devices its gradient adds up to that of all their frames in one batch."""
-        parts = [residuals(self._predict(batch), batch) for batch in step.batches]
+        parts = [residuals(self._predict(batch, step.directions), batch, step.directions) for batch in step.batches]
         sums, counts = loss_sums(parts, self.settings)
         if not step.counts:
             sums, counts = {name: 0 * value for name, value in sums.items()}, dict.fromkeys(counts, 0)
@@ -115,7 +120,7 @@ class EnthalpyTraining(LightningModule):
         # Lightning's DDP takes the mean of the gradients, and this is a part of a sum.
         return value * self.trainer.world_size
 
-    def _predict(self, batch: LabelledBatch) -> Responses:
+    def _predict(self, batch: LabelledBatch, directions: Tensor | None) -> Responses:
         """The responses that the loss needs, and no dearer ones."""
         used = self.settings.tolerances.used()
 
@@ -126,7 +131,8 @@ class EnthalpyTraining(LightningModule):
             self.network,
             batch.graph,
             stress=needed("stress"),
-            born=needed("born_effective_charges", "polarizability"),
+            born=needed(*DIRECTIONAL),
+            directions=directions,
             create_graph=True,
         )
 

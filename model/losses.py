@@ -19,6 +19,9 @@ from .network import EnthalpyNetwork
 from .responses import Responses, compute_responses
 from .settings import Tolerances, TrainingSettings
 
+DIRECTIONAL = ("born_effective_charges", "polarizability")
+"""Labels whose first Cartesian index is the field's, and which cost further derivatives."""
+
 
 @dataclass(frozen=True)
 class Residual:
@@ -52,10 +55,11 @@ class SquaredErrors:
         )
 
 
-def residuals(predicted: Responses, batch: LabelledBatch) -> dict[str, Residual]:
+def residuals(predicted: Responses, batch: LabelledBatch, directions: Tensor | None = None) -> dict[str, Residual]:
     """Errors of every label that is both predicted and present. P is folded by the closest lattice vector.
 
-    The enthalpy is taken per atom, on the branch of the predicted P.
+    The enthalpy is taken per atom, on the branch of the predicted P. Z* and alpha are compared along the directions
+    of the field in which they were predicted, (D, 3), or in full.
     """
     found = {}
     shift = branch_shift(predicted.polarization, batch)
@@ -63,7 +67,10 @@ def residuals(predicted: Responses, batch: LabelledBatch) -> dict[str, Residual]
         prediction = getattr(predicted, name)
         if prediction is None or not batch.holds(name):
             continue
-        error = prediction - batch.labels[name]
+        label = batch.labels[name]
+        if directions is not None and name in DIRECTIONAL:
+            label = directions.to(label) @ label
+        error = prediction - label
         if name == "polarization":
             error = error - shift
         elif name == "enthalpy":

@@ -25,8 +25,8 @@ class Responses:
         forces: eV/A, (N, 3).
         polarization: cell dipole, e A, (B, 3).
         stress: symmetric, at fixed Cartesian field (improper), eV/A^3, (B, 3, 3).
-        born_effective_charges: e, (N, 3, 3), index [atom, field a, displacement b].
-        polarizability: e^2 A^2/eV, (B, 3, 3).
+        born_effective_charges: e, (N, 3, 3), index [atom, field a, displacement b]; (N, D, 3) along D directions.
+        polarizability: e^2 A^2/eV, (B, 3, 3) or (B, D, 3).
     """
 
     enthalpy: Tensor
@@ -38,7 +38,13 @@ class Responses:
 
 
 def compute_responses(
-    model: EnthalpyModel, graph: Graph, *, stress: bool = False, born: bool = False, create_graph: bool = False
+    model: EnthalpyModel,
+    graph: Graph,
+    *,
+    stress: bool = False,
+    born: bool = False,
+    directions: Tensor | None = None,
+    create_graph: bool = False,
 ) -> Responses:
     """Enthalpy, forces and polarization of a batch, and on request stress, Z* and alpha.
 
@@ -47,6 +53,7 @@ def compute_responses(
         graph: the batch.
         stress: also the stress.
         born: also Born effective charges and polarizability.
+        directions: unit vectors along which P is differentiated for them, (D, 3); x, y and z where not given.
         create_graph: keep the graph, so that the responses can be differentiated again (training).
     """
     positions = graph.positions.detach().requires_grad_()
@@ -64,15 +71,16 @@ def compute_responses(
         forces, polarization = -gradients[0], -gradients[1]
         born_effective_charges = polarizability = None
         if born:
+            axes = torch.eye(3).to(polarization) if directions is None else directions.to(polarization)
             rows = [
                 torch.autograd.grad(
-                    polarization[:, a].sum(),
+                    (polarization @ axis).sum(),
                     (positions, field),
                     create_graph=create_graph,
                     retain_graph=True,
                     materialize_grads=True,
                 )
-                for a in range(3)
+                for axis in axes
             ]
             born_effective_charges = torch.stack([row[0] for row in rows], dim=1)
             polarizability = torch.stack([row[1] for row in rows], dim=1)

@@ -108,6 +108,7 @@ class TrainingSettings(BaseModel):
     Attributes:
         epochs: passes over the training frames.
         batch_size: frames per step, of all devices together.
+        optimizer: ``soap`` (Adam in the eigenbasis of Shampoo's preconditioner, arXiv:2409.11321) or ``adam``.
         learning_rate: at the start; falls to ``final_learning_rate`` along a cosine.
         warmup: share of the steps over which the learning rate rises from zero.
         ema_decay: of the moving average of the weights that is kept.
@@ -116,6 +117,8 @@ class TrainingSettings(BaseModel):
         label_noise: add the noise of each label, as its checks tell it, to its tolerance in quadrature.
         loss: of an error in units of its tolerance: its square, or Huber's, linear beyond ``huber_delta``.
         huber_delta: tolerances.
+        field_directions: directions of the field, drawn anew for each step, along which Z* and alpha are trained; 3 for
+            all of both tensors in each step. One costs a third of their derivatives and weighs the same on average.
         field_points: share of the frames of a step that bring one of the field points of their label along, an example
             of its own at its field; true for all of them.
         replay: share of the frames of an epoch that come from an earlier training set, where there is one.
@@ -131,7 +134,8 @@ class TrainingSettings(BaseModel):
 
     epochs: int = Field(default=200, ge=1)
     batch_size: int = Field(default=2, ge=1)
-    learning_rate: float = Field(default=5e-3, gt=0)
+    optimizer: Literal["soap", "adam"] = "soap"
+    learning_rate: float = Field(default=2e-2, gt=0)
     final_learning_rate: float = Field(default=1e-5, gt=0)
     warmup: float = Field(default=0.02, ge=0, lt=1)
     ema_decay: float = Field(default=0.99, ge=0, lt=1)
@@ -140,6 +144,7 @@ class TrainingSettings(BaseModel):
     label_noise: bool = True
     loss: Literal["mse", "huber"] = "mse"
     huber_delta: float = Field(default=3.0, gt=0)
+    field_directions: Literal[1, 2, 3] = 1
     field_points: float = Field(default=0.0, ge=0, le=1)
     replay: float = Field(default=0.5, ge=0, lt=1)
     early_stop: int | None = Field(default=None, ge=1)
@@ -163,14 +168,23 @@ class TrainingSettings(BaseModel):
         """What determines the weights, for content keys.
 
         How a step is shared among devices and what is logged change nothing. Settings that came later enter where they
-        differ from their defaults only, so that earlier trainings keep their keys.
+        differ from what was done before, so that earlier trainings keep their keys.
         """
-        later = {name: getattr(self, name) for name in _LATER_SETTINGS}
-        unchanged = {name for name, value in later.items() if value == type(self).model_fields[name].default}
-        return self.model_dump(exclude={*unchanged, "accelerator", "devices", "tensorboard"})
+        as_before = {name for name, value in _BEFORE.items() if getattr(self, name) == value}
+        return self.model_dump(exclude={*as_before, "accelerator", "devices", "tensorboard"})
 
 
-_LATER_SETTINGS = ("label_noise", "loss", "huber_delta", "field_points", "replay", "early_stop")
+_BEFORE = {
+    "label_noise": True,
+    "loss": "mse",
+    "huber_delta": 3.0,
+    "field_points": 0.0,
+    "replay": 0.5,
+    "early_stop": None,
+    "optimizer": "adam",
+    "field_directions": 3,
+}
+"""Settings that came later, and what was done before there were any."""
 
 
 class EpochRecord(BaseModel):

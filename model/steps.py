@@ -7,37 +7,53 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..dft_inputs.records import LabelledFrame
 from .data import LabelledBatch, make_batch
 from .examples import Example, example_of, field_examples
+from .losses import DIRECTIONAL
 from .network import EnthalpyNetwork
 from .settings import TrainingSettings
 
 _MOST_CACHED = 10_000_000
 """Places for neighbours, of 33 bytes, in the batches that are kept."""
-_SECOND_DERIVATIVES = ("born_effective_charges", "polarizability")
+
+
+Directions = tuple[tuple[float, float, float], ...]
 
 
 @dataclass(frozen=True)
 class StepPlan:
-    """Examples of one step on one device, by index; ``counts`` is False where they only keep the device busy."""
+    """Examples of one step on one device, by index.
+
+    ``directions`` are those of the field along which Z* and alpha are trained, None for all. ``counts`` is False where
+    the examples only keep the device busy.
+    """
 
     examples: tuple[int, ...]
+    directions: Directions | None = None
     counts: bool = True
 
 
 @dataclass(frozen=True)
 class Step:
-    """The batches of one step on one device: first those that need Z* or alpha, then those that do not."""
+    """The batches of one step on one device: first those that need Z* or alpha, then those that do not.
+
+    ``directions`` as in the plan, (D, 3) or None.
+    """
 
     batches: tuple[LabelledBatch, ...]
+    directions: Tensor | None
     counts: bool
 
     def to(self, device: object) -> Step:
         """The same step on another device."""
-        return Step(tuple(batch.to(device) for batch in self.batches), self.counts)  # type: ignore[arg-type]
+        batches = tuple(batch.to(device) for batch in self.batches)  # type: ignore[arg-type]
+        directions = None if self.directions is None else self.directions.to(device)  # type: ignore[call-overload]
+        return Step(batches, directions, self.counts)
 
 
 class ExampleSet:
@@ -101,7 +117,15 @@ class StepSampler(Sampler[StepPlan]):
             own = frames[self.device :: self.devices]
             points = [self._point(frame, random) for frame in frames][self.device :: self.devices]
             plan = [int(frame) for frame in own] + [point for point in points if point is not None]
-            yield StepPlan(tuple(plan)) if plan else StepPlan((int(frames[0]),), counts=False)
+            directions = self._directions(random)
+            yield StepPlan(tuple(plan) or (int(frames[0]),), directions, counts=bool(plan))
+
+    def _directions(self, random: np.random.Generator) -> Directions | None:
+        """Orthogonal, evenly distributed: mean squared errors along them are those of whole tensors on average."""
+        if self.settings.field_directions == 3:
+            return None
+        rows, _ = np.linalg.qr(random.standard_normal((3, 3)))
+        return tuple(tuple(row) for row in rows[: self.settings.field_directions].tolist())
 
     def _point(self, frame: int, random: np.random.Generator) -> int | None:
         """A field point that the frame brings along, or none."""
@@ -122,14 +146,15 @@ class StepData(Dataset[Step]):
 
     def __init__(self, examples: ExampleSet, network: EnthalpyNetwork, used: Sequence[str]) -> None:
         self.examples, self.network = examples, network
-        self.dear = [name for name in _SECOND_DERIVATIVES if name in used]
+        self.dear = [name for name in DIRECTIONAL if name in used]
         self._cache: dict[int, LabelledBatch] = {}
         self._cached = 0
 
     def __getitem__(self, plan: StepPlan) -> Step:  # type: ignore[override]
         dear = [i for i in plan.examples if self._is_dear(i)]
         cheap = [i for i in plan.examples if not self._is_dear(i)]
-        return Step(tuple(self._batch(part) for part in (dear, cheap) if part), plan.counts)
+        directions = None if plan.directions is None else torch.tensor(plan.directions, dtype=self.network.dtype)
+        return Step(tuple(self._batch(part) for part in (dear, cheap) if part), directions, plan.counts)
 
     def _is_dear(self, index: int) -> bool:
         response = self.examples.examples[index].response

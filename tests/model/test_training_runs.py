@@ -181,7 +181,7 @@ def test_field_points_teach_strong_fields(make_network, make_frame, fresh, make_
     labels = [make_labelled(make_frame(seed, cubic=False), teacher) for seed in range(6)]
     items = [with_points(label, point_fields(STRONG), teacher) for label in labels]
     judges = [make_labelled(labels[5].frame, teacher, field=field) for field in STRONG * np.eye(3)]
-    settings = TrainingSettings(epochs=25, batch_size=1, learning_rate=1e-2, tolerances=FIRST_DERIVATIVES)
+    settings = TrainingSettings(epochs=25, batch_size=1, tolerances=FIRST_DERIVATIVES)
     without, with_them = (
         errors_of(train(fresh(items), items[:5], [], settings.model_copy(update={"field_points": share})).model, judges)
         for share in (0.0, 0.5)
