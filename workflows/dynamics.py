@@ -13,6 +13,9 @@ import numpy as np
 from jobflow.core.job import Job, job
 from jobflow.core.maker import Maker
 
+from ..active_learning.candidates import Candidates
+from ..active_learning.labels import LabelBounds
+from ..active_learning.uncertainty.watch import UncertaintyWatch, WatchSettings
 from ..dft_inputs.records import Frame, Proposal
 from .keys import content_job, content_key
 from .paths import located, recorded
@@ -20,7 +23,7 @@ from .records import Exploration, ReplicaSummary, TrainedModel
 
 if TYPE_CHECKING:
     from ..model.committee import CommitteePrediction
-    from ..model.dynamics.engine import DynamicsResult, Observation
+    from ..model.dynamics import DynamicsResult, Observer
     from ..model.network import EnthalpyNetwork
 
 CANDIDATES = "candidates.npz"
@@ -71,30 +74,12 @@ class DynamicsMaker(Maker):
         return [pair for pair in product(self.temperatures, self.fields) for _ in range(self.replicas)]
 
 
-@dataclass(frozen=True)
-class Candidates:
-    """Frames met by an exploration with the committee's raw spread at the field of the run.
-
-    Attributes:
-        frames: the geometries.
-        proposals: where each was met.
-        descriptors: learned, (n, D).
-        spreads: by label name, (n,).
-    """
-
-    frames: list[Frame]
-    proposals: list[Proposal]
-    descriptors: np.ndarray
-    spreads: dict[str, np.ndarray]
-
-
 @job
 def explore(models: list[TrainedModel], starts: list[Frame], maker: DynamicsMaker, generation: int) -> Exploration:
     """Run the replicas in the current directory and measure the uncertainty of the frames they meet."""
     from ..model.committee import load_committee  # noqa: PLC0415  (torch is imported by the worker alone)
     from ..model.dynamics.engine import run_dynamics  # noqa: PLC0415
     from ..model.dynamics.fields import StaticField  # noqa: PLC0415
-    from ..model.dynamics.files import write_arrays  # noqa: PLC0415
     from ..model.dynamics.settings import DynamicsSettings  # noqa: PLC0415
 
     here, began = Path.cwd(), time.monotonic()
@@ -123,13 +108,10 @@ def explore(models: list[TrainedModel], starts: list[Frame], maker: DynamicsMake
         frames,
         settings,
         directory=here / "trajectory",
-        observer=lambda step, observation: _unsure(members, observation, maker.stop_spread) if step else None,
+        observer=_stopping(members, maker.stop_spread),
     )
     candidates = _candidates(members, models, result, every, generation)
-    arrays = {f"spread_{name}": values for name, values in candidates.spreads.items()}
-    arrays["frames"] = np.array([frame.model_dump_json() for frame in candidates.frames], dtype=np.str_)
-    arrays["proposals"] = np.array([proposal.model_dump_json() for proposal in candidates.proposals], dtype=np.str_)
-    write_arrays(here / CANDIDATES, {**arrays, "descriptors": candidates.descriptors})
+    candidates.save(here / CANDIDATES)
     return Exploration(
         generation=generation,
         model_ids=tuple(model.model_id for model in models),
@@ -140,15 +122,17 @@ def explore(models: list[TrainedModel], starts: list[Frame], maker: DynamicsMake
     )
 
 
+def _stopping(members: Sequence[EnthalpyNetwork], limit: float | None) -> Observer | None:
+    """Stops replicas where the members disagree on the force on any atom by more than the limit; not at the start."""
+    if limit is None:
+        return None
+    watch = UncertaintyWatch(members, WatchSettings(stop=LabelBounds(forces=limit)))
+    return lambda step, observation: watch(step, observation) if step else None
+
+
 def read_candidates(exploration: Exploration, root: Path | None = None) -> Candidates:
     """The candidates that an exploration wrote."""
-    with np.load(located(exploration.directory, root) / CANDIDATES, allow_pickle=False) as data:
-        return Candidates(
-            frames=[Frame.model_validate_json(text) for text in data["frames"].tolist()],
-            proposals=[Proposal.model_validate_json(text) for text in data["proposals"].tolist()],
-            descriptors=data["descriptors"],
-            spreads={name: data[f"spread_{name}"] for name in SPREADS},
-        )
+    return Candidates.load(located(exploration.directory, root) / CANDIDATES)
 
 
 def spread_of(prediction: CommitteePrediction, frame: Frame) -> dict[str, float]:
@@ -167,21 +151,6 @@ def spread_of(prediction: CommitteePrediction, frame: Frame) -> dict[str, float]
     except UncertaintyError:
         # One lost frame must not cost the exploration: the selection refuses it and counts it as flagged.
         return dict.fromkeys(SPREADS, float("nan"))
-
-
-def _unsure(members: Sequence[EnthalpyNetwork], observation: Observation, limit: float | None) -> np.ndarray | None:
-    """Which replicas to stop: those where the members disagree on the force of any atom by more than the limit."""
-    if limit is None:
-        return None
-    import torch  # noqa: PLC0415
-
-    from ..model.responses import compute_responses  # noqa: PLC0415
-
-    forces = torch.stack([compute_responses(member, observation.graph).forces for member in members])
-    per_atom = forces.var(dim=0).mean(dim=-1).sqrt().cpu().numpy()
-    worst = np.zeros(observation.graph.n_structures)
-    np.maximum.at(worst, observation.graph.structure.cpu().numpy(), per_atom)
-    return worst > limit
 
 
 def _candidates(

@@ -1,0 +1,303 @@
+"""Forces and P at half the critical field: the full model, its quadratic form and Z*(0).E against pw.x.
+
+    python benchmarks/field_forces.py [--work DIR] [--out docs/results/field_forces]
+
+Five rattled cells of AlAs (8 atoms, 12 Ry, 2x2x2: the ``fast`` protocol) are computed by pw.x in a field of half their
+own critical field, along random directions. Two questions, two tables:
+
+* DFT alone: are derivatives at zero field enough? F(0) + Z*(0).E, and the same with 1/2 E.(dalpha/dR).E from second
+  differences of the forces in weak fields, against the forces at the strong field. No network takes part.
+* The network: trained on other rattled frames, each labelled at zero field and about one strong field; then the full
+  model, its quadratic expansion and its first-order one, against the same forces and P.
+
+Labels are kept below DIR, and the training goes on from its checkpoint: the same command resumes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from ase.build import bulk
+from fieldloop.active_learning.sampling.rattle import rattle
+from fieldloop.dft_inputs.engine import ORIGIN
+from fieldloop.dft_inputs.espresso import PwCode, PwEngine, PwSettings
+from fieldloop.dft_inputs.labelling import label_frame, run_fields
+from fieldloop.dft_inputs.polarization import fold, quantum_lattice
+from fieldloop.dft_inputs.program import lease
+from fieldloop.dft_inputs.records import FieldPoint, Frame, LabelledFrame
+from fieldloop.dft_inputs.stencil import ZERO, Stencil
+from fieldloop.model.expansions import FirstOrderExpansion, QuadraticExpansion
+from fieldloop.model.files import load_model, save_model
+from fieldloop.model.graph import build_graph
+from fieldloop.model.interface import EnthalpyModel
+from fieldloop.model.network import EnthalpyNetwork
+from fieldloop.model.responses import compute_responses
+from fieldloop.model.settings import EpochRecord, NetworkConfig, Tolerances, TrainingSettings
+from fieldloop.model.training import initial_network, train
+
+LATTICE = 5.6139
+AMPLITUDES = (0.04, 0.07, 0.10)
+"""A, standard deviations of the displacements, in turn."""
+TEST_AMPLITUDE = 0.07
+JUDGED, TRAINED, VALIDATED = 5, 12, 2
+STRONG = 0.4999
+"""Of the critical field of a frame, the strongest that may be a label's; half of it less rounding."""
+WEAK = 0.4
+"""Of the strong field, for second differences."""
+NETWORK = NetworkConfig(
+    species=("Al", "As"), reference_charges={"Al": 3, "As": -3}, cutoff=5.0, scalars=32, tensors=16, field_scale=0.05
+)
+TRAINING = TrainingSettings(
+    epochs=300,
+    batch_size=2,
+    learning_rate=4e-3,
+    tolerances=Tolerances(
+        enthalpy=5e-4,
+        forces=5e-3,
+        stress=None,
+        polarization=5e-3,
+        born_effective_charges=5e-3,
+        polarizability=2e-2,
+    ),
+    validate_every=20,
+    accelerator="cpu",
+)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A frame that pw.x computed in a strong field.
+
+    Attributes:
+        label: at zero field.
+        strong: in the strong field; ``plus`` and ``minus`` at ``WEAK`` of it.
+    """
+
+    label: LabelledFrame
+    strong: FieldPoint
+    plus: FieldPoint
+    minus: FieldPoint
+
+
+@dataclass(frozen=True)
+class Row:
+    """Errors against pw.x in the strong field, RMS over components and frames.
+
+    Attributes:
+        form: what is judged.
+        forces: of F(E), meV/A.
+        field_forces: of F(E) - F(0), meV/A, what the field does.
+        polarization: of P(E) - P(0), e A.
+    """
+
+    form: str
+    forces: float | None
+    field_forces: float
+    polarization: float
+
+
+def engine() -> PwEngine:
+    """The level of theory."""
+    files = {"Al": "Al.pz-vbc.UPF", "As": "As.pz-bhs.UPF"}
+    return PwEngine(PwSettings.from_protocol("fast"), PwCode(pseudopotentials=files))
+
+
+def rattled(amplitude: float, seed: int) -> Frame:
+    """Eight atoms, each displaced at random."""
+    crystal = Frame.from_atoms(bulk("AlAs", "zincblende", a=LATTICE, cubic=True))
+    moves = rattle(np.random.default_rng(seed), len(crystal), amplitude)
+    return crystal.model_copy(update={"positions": crystal.positions + moves})
+
+
+def strong_field(label: LabelledFrame, fraction: float, seed: int) -> np.ndarray:
+    """A field of random direction at a fraction of the frame's own critical field, V/A, (3,)."""
+    direction = np.random.default_rng((seed, 1)).normal(size=3)
+    weakest = label.quality.critical_field_fraction
+    assert weakest, label.failure
+    critical = max(np.abs(point.field).max() for point in label.field_points) / weakest
+    return fraction * critical * direction / np.abs(direction).max()
+
+
+def labelled(frame: Frame, directory: Path, base: Sequence[float] = (0.0, 0.0, 0.0)) -> LabelledFrame:
+    """A label of order 2 about a field."""
+    label = label_frame(engine(), frame, Stencil(base=tuple(map(float, base))), directory)
+    print(f"  {directory.name}: {label.status} {label.failure or ', '.join(label.quality.flags)}", flush=True)
+    return label
+
+
+def point_at(frame: Frame, field: np.ndarray, directory: Path) -> FieldPoint:
+    """One SCF in a field."""
+    code = engine()
+    job = code.prepare(frame, Stencil(base=tuple(map(float, field))), directory)
+    with lease(directory, code.code) as descriptor:
+        return dict(run_fields(job, descriptor, only=(ORIGIN, ZERO)))[ZERO].point
+
+
+def judges(work: Path) -> list[Judge]:
+    """The frames of the comparison, by pw.x."""
+    found = []
+    for index in range(JUDGED):
+        frame, home = rattled(TEST_AMPLITUDE, 1000 + index), work / f"judge_{index}"
+        label = labelled(frame, home / "zero_field")
+        field = strong_field(label, STRONG, 1000 + index)
+        points = {name: point_at(frame, scale * field, home / name) for name, scale in _FIELDS.items()}
+        found.append(Judge(label=label, **points))
+    return found
+
+
+_FIELDS = {"strong": 1.0, "plus": WEAK, "minus": -WEAK}
+
+
+def training_labels(work: Path) -> tuple[list[LabelledFrame], list[LabelledFrame]]:
+    """Labels to train on and to validate: two a frame."""
+    parts: tuple[list[LabelledFrame], list[LabelledFrame]] = ([], [])
+    for index in range(TRAINED + VALIDATED):
+        frame, home = rattled(AMPLITUDES[index % 3], index), work / f"train_{index:02}"
+        rest = labelled(frame, home / "zero_field")
+        fraction = np.random.default_rng((index, 2)).uniform(0.25, STRONG)
+        strong = labelled(frame, home / "strong_field", strong_field(rest, fraction, index))
+        parts[index >= TRAINED].extend(label for label in (rest, strong) if label.trainable)
+    return parts
+
+
+def network(training: list[LabelledFrame], validation: list[LabelledFrame], work: Path) -> EnthalpyNetwork:
+    """The trained network; found where it was trained before."""
+    if (work / "model").is_dir():
+        return load_model(work / "model")
+
+    def report(row: EpochRecord) -> None:
+        if row.validation:
+            print(f"  epoch {row.epoch}: {row.validation}, {row.seconds:.0f} s", flush=True)
+
+    model = initial_network(NETWORK, training, seed=0)
+    result = train(model, training, validation, TRAINING, checkpoint=work / "checkpoint.pt", progress=report)
+    save_model(result.model, work / "model")
+    return result.model
+
+
+def dft_rows(found: Sequence[Judge]) -> list[Row]:
+    """Expansions made of pw.x's own derivatives at zero field."""
+    forms = {"Z*(0).E": 1, "Z*(0).E + 1/2 E.(dalpha/dR).E": 2}
+    return [_row(form, [_expanded(judge, order) for judge in found], found, None) for form, order in forms.items()]
+
+
+def _expanded(judge: Judge, order: int) -> tuple[np.ndarray, np.ndarray]:
+    """What the field adds to forces and P, to first or second order of the enthalpy in the field."""
+    response, field = judge.label.response, judge.strong.field
+    forces = np.einsum("iab,a->ib", response.born_effective_charges, field)
+    if order == 1:
+        return forces, np.zeros(3)
+    curvature = (judge.plus.forces + judge.minus.forces - 2 * response.forces) / WEAK**2
+    return forces + 0.5 * curvature, response.polarizability @ field
+
+
+def network_rows(model: EnthalpyModel, found: Sequence[Judge]) -> list[Row]:
+    """The network and its expansions."""
+    forms = {
+        "full model": model,
+        "quadratic form": QuadraticExpansion(model),
+        "Z*(0).E": FirstOrderExpansion(model),
+    }
+    rows = []
+    for form, enthalpy in forms.items():
+        added, at_rest = [], []
+        for judge in found:
+            frame = judge.label.frame
+            fields = np.stack([np.zeros(3), judge.strong.field])
+            graph = build_graph([frame, frame], model.species, model.cutoff, fields, model.dtype)
+            out = compute_responses(enthalpy, graph)
+            forces = out.forces.view(2, len(frame), 3).numpy()
+            added.append((forces[1] - forces[0], (out.polarization[1] - out.polarization[0]).numpy()))
+            at_rest.append(forces[0])
+        rows.append(_row(form, added, found, at_rest))
+    return rows
+
+
+def _row(
+    form: str,
+    added: Sequence[tuple[np.ndarray, np.ndarray]],
+    found: Sequence[Judge],
+    at_rest: Sequence[np.ndarray] | None,
+) -> Row:
+    forces, field_forces, dipoles = [], [], []
+    for index, ((push, dipole), judge) in enumerate(zip(added, found, strict=True)):
+        response = judge.label.response
+        true_push, true_dipole = _added(judge)
+        field_forces.append(push - true_push)
+        dipoles.append(dipole - true_dipole)
+        if at_rest is not None:
+            forces.append(at_rest[index] + push - response.forces - true_push)
+    return Row(form, 1000 * _rms(forces) if forces else None, 1000 * _rms(field_forces), _rms(dipoles))
+
+
+def _added(judge: Judge) -> tuple[np.ndarray, np.ndarray]:
+    """What the strong field adds to forces and P in pw.x."""
+    response, frame = judge.label.response, judge.label.frame
+    dipole = fold(judge.strong.polarization - response.polarization, quantum_lattice(frame.cell))
+    return judge.strong.forces - response.forces, dipole
+
+
+def _rms(arrays: Sequence[np.ndarray]) -> float:
+    return float(np.sqrt(np.mean(np.square(np.concatenate([array.ravel() for array in arrays])))))
+
+
+def scale_rows(found: Sequence[Judge]) -> Row:
+    """What is predicted: the size of F(E), F(E) - F(0) and P(E) - P(0) in pw.x."""
+    added = [_added(judge) for judge in found]
+    forces = 1000 * _rms([judge.strong.forces for judge in found])
+    return Row("size of it in pw.x", forces, 1000 * _rms([a[0] for a in added]), _rms([a[1] for a in added]))
+
+
+def markdown(rows: dict[str, list[Row]], fields: Sequence[float]) -> str:
+    """Both tables."""
+    strengths = ", ".join(f"{100 * field:.1f}" for field in fields)
+    lines = [
+        "# Forces and P at half the critical field, against pw.x",
+        "",
+        f"Five rattled cells of AlAs ({TEST_AMPLITUDE} A, 8 atoms, 12 Ry, 2x2x2) in fields of {strengths} MV/cm, "
+        "half the critical field of each. RMS over components and frames. By `python benchmarks/field_forces.py`.",
+    ]
+    for title, part in rows.items():
+        lines += [
+            "",
+            f"## {title}",
+            "",
+            "| | F(E), meV/A | F(E) - F(0), meV/A | P(E) - P(0), e A |",
+            "|---|---|---|---|",
+        ]
+        for row in part:
+            forces = "" if row.forces is None else f"{row.forces:.2f}"
+            lines.append(f"| {row.form} | {forces} | {row.field_forces:.3f} | {row.polarization:.5f} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Label, train, compare."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "field_forces", help="labels, model")
+    parser.add_argument("--out", type=Path, help="where to write FILE.json and FILE.md")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    found = judges(arguments.work)
+    rows = {"DFT alone": [scale_rows(found), *dft_rows(found)]}
+    fields = [float(np.linalg.norm(judge.strong.field)) for judge in found]
+    print(markdown(rows, fields), flush=True)
+    training, validation = training_labels(arguments.work)
+    rows["Network"] = network_rows(network(training, validation, arguments.work), found)
+    text = markdown(rows, fields)
+    print(text)
+    if arguments.out:
+        figures = {"fields_v_per_a": fields, **{title: [asdict(row) for row in part] for title, part in rows.items()}}
+        arguments.out.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n")
+        arguments.out.with_suffix(".md").write_text(text)
+
+
+if __name__ == "__main__":
+    main()
