@@ -9,6 +9,7 @@ from pydantic import BeforeValidator
 from .units import (
     HARTREE_FIELD_IN_V_PER_ANGSTROM,
     HARTREE_IN_EV,
+    KBAR_IN_EV_PER_CUBIC_ANGSTROM,
     MV_PER_CM_IN_V_PER_ANGSTROM,
     RYDBERG_FIELD_IN_V_PER_ANGSTROM,
     RYDBERG_IN_EV,
@@ -31,6 +32,12 @@ _UNITS: dict[str, dict[str, float]] = {
     "temperature": {"K": 1.0},
     "charge": {"e": 1.0},
     "force": {"eV/A": 1.0, "meV/A": 1e-3},
+    "pressure": {
+        "eV/A^3": 1.0,
+        "GPa": 10 * KBAR_IN_EV_PER_CUBIC_ANGSTROM,
+        "kbar": KBAR_IN_EV_PER_CUBIC_ANGSTROM,
+        "bar": 1e-3 * KBAR_IN_EV_PER_CUBIC_ANGSTROM,
+    },
     "share": {"%": 0.01},
     "size": {
         "B": 1.0,
@@ -51,8 +58,8 @@ def parse_quantity(value: Any, dimension: str) -> float:
 
     Args:
         value: a number, taken to be in the project's unit already, or text such as ``"0.36 MV/cm"``.
-        dimension: ``field``, ``energy``, ``length``, ``time``, ``temperature``, ``charge``, ``force``, ``share``
-            or ``size``.
+        dimension: ``field``, ``energy``, ``length``, ``time``, ``temperature``, ``charge``, ``force``,
+            ``pressure``, ``share`` or ``size``.
 
     Raises:
         ValueError: text that is no number with a unit of this dimension.
@@ -82,5 +89,6 @@ Size = Annotated[float, BeforeValidator(lambda value: parse_quantity(value, "siz
 Temperature = Annotated[float, BeforeValidator(lambda value: parse_quantity(value, "temperature"))]
 Charge = Annotated[float, BeforeValidator(lambda value: parse_quantity(value, "charge"))]
 Force = Annotated[float, BeforeValidator(lambda value: parse_quantity(value, "force"))]
+Pressure = Annotated[float, BeforeValidator(lambda value: parse_quantity(value, "pressure"))]
 Share = Annotated[float, BeforeValidator(lambda value: parse_quantity(value, "share"))]
 """A part of the whole: 0.01 or ``1 %``."""

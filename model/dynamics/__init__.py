@@ -7,11 +7,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .engine import DynamicsResult, Observation, Progress, run_dynamics
-    from .fields import AnyField, FieldProtocol, PulsedField, RampedField, SinusoidalField, StaticField
+    from .engine import DynamicsResult, run_dynamics
+    from .fields import AnyField, FieldProtocol, PulsedField, RampedField, SinusoidalField, StaticField, TabulatedField
+    from .observation import Observation, Observer, Progress
     from .outcomes import ReplicaOutcome
+    from .series import Series
     from .settings import DynamicsSettings
-    from .trajectory import ReplicaTrajectory, Trajectory, read_trajectory
+    from .trajectory import ReplicaResponses, ReplicaTrajectory, Trajectory, read_trajectory
 
 __all__ = [
     "AnyField",
@@ -19,13 +21,17 @@ __all__ = [
     "DynamicsSettings",
     "FieldProtocol",
     "Observation",
+    "Observer",
     "Progress",
     "PulsedField",
     "RampedField",
     "ReplicaOutcome",
+    "ReplicaResponses",
     "ReplicaTrajectory",
+    "Series",
     "SinusoidalField",
     "StaticField",
+    "TabulatedField",
     "Trajectory",
     "read_trajectory",
     "run_dynamics",
@@ -34,10 +40,13 @@ __all__ = [
 _FILES = {
     "ReplicaOutcome": "outcomes",
     "DynamicsResult": "engine",
-    "Observation": "engine",
-    "Progress": "engine",
     "run_dynamics": "engine",
+    "Observation": "observation",
+    "Observer": "observation",
+    "Progress": "observation",
+    "Series": "series",
     "DynamicsSettings": "settings",
+    "ReplicaResponses": "trajectory",
     "ReplicaTrajectory": "trajectory",
     "Trajectory": "trajectory",
     "read_trajectory": "trajectory",

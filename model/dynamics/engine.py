@@ -2,91 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from ase.data import atomic_masses, atomic_numbers, covalent_radii
 from torch import Tensor
 
 from ...dft_inputs.records import Frame
-from ..graph import Graph
 from ..interface import EnthalpyModel
-from ..responses import Responses, compute_responses
+from .batch import Batch, sees_the_field
 from .checkpoint import Checkpoint
+from .fields import StaticField
 from .files import locked
-from .integrators import (
-    Langevin,
-    NoiseStream,
-    Particles,
-    State,
-    advance,
-    initial_state,
-    masses_in_internal_units,
-    maxwell_boltzmann,
-)
-from .limits import exploded
-from .neighbours import SkinNeighbours
+from .identity import model_digest, require_same_run
+from .noise import NoiseStream
+from .observation import Observation, Observer, Progress, ProgressCallback, frames_at
 from .outcomes import ReplicaOutcome
+from .particles import maxwell_boltzmann
+from .recorder import Recorder
 from .settings import DynamicsSettings
-from .trajectory import Trajectory, TrajectoryMeta, TrajectoryWriter, read_meta
+from .state import State
+from .trajectory import Trajectory, TrajectoryMeta
 
 _PROGRESS_SECONDS = 0.5
-
-
-@dataclass(frozen=True)
-class Observation:
-    """A moment of the active replicas, as an observer sees it.
-
-    Attributes:
-        step: steps done.
-        time: fs.
-        replicas: index of each active replica, in the order of the graph's structures.
-        graph: the batch at this moment, ready for another model with the same species and cutoff.
-        state: positions, velocities and responses.
-        temperatures: of the thermostats, K, (A,).
-        starts: the frame each active replica started from.
-    """
-
-    step: int
-    time: float
-    replicas: tuple[int, ...]
-    graph: Graph
-    state: State
-    temperatures: np.ndarray
-    starts: tuple[Frame, ...]
-
-    @property
-    def frames(self) -> list[Frame]:
-        """Geometry of each active replica."""
-        return _frames_at(self.starts, self.state.positions)
-
-    @property
-    def fields(self) -> np.ndarray:
-        """Field of each active replica, V/A, (A, 3)."""
-        return self.state.field.cpu().numpy()
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is: ``ns_per_day`` of simulated time per replica, ``atom_steps_per_second`` over the batch."""
-
-    step: int
-    steps: int
-    active: int
-    ns_per_day: float
-    atom_steps_per_second: float
-
-
-Observer = Callable[[int, Observation], Sequence[bool] | np.ndarray | Tensor | None]
-"""Called with (step, observation); may return which of the active replicas to stop."""
-
-ProgressCallback = Callable[[Progress], None]
 
 
 @dataclass(frozen=True)
@@ -132,12 +74,12 @@ def run_dynamics(
         progress: called about twice a second.
 
     Raises:
-        ValueError: input that does not fit together, or a directory of a different run.
+        ValueError: input that does not fit together, a field for a model that has none as input, or a directory of a
+            different run.
         RuntimeError: another process works in the directory.
     """
     frames = tuple(frames)
-    if not frames:
-        raise ValueError("dynamics needs at least one frame")
+    _check(model, frames, settings)
     directory = None if directory is None else Path(directory)
     if directory is not None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -163,53 +105,46 @@ class _Run:
         self.outcomes: list[ReplicaOutcome] = []
         meta = TrajectoryMeta(frames=frames, settings=settings, model_digest=model_digest(model))
         if directory is not None:
-            _same_run(directory, meta)
-        self.writer = TrajectoryWriter(directory, meta)
+            require_same_run(directory, meta)
+        self.recorder = Recorder(directory, meta)
 
     def find_checkpoint(self) -> Checkpoint | None:
-        """The checkpoint to go on from; later or orphaned segments are removed."""
+        """The checkpoint to go on from; what was written later is removed."""
         checkpoint = None if self.directory is None else Checkpoint.load(self.directory, self.device)
-        self.writer.truncate(-1 if checkpoint is None else checkpoint.state.step)
+        self.recorder.truncate(-1 if checkpoint is None else checkpoint.state.step)
         return checkpoint
 
     def start(self, velocities: list[Tensor | None], observer: Observer | None) -> None:
         """Step 0."""
         generators = [torch.Generator(device=self.device).manual_seed(seed) for seed in self.seeds]
         positions = torch.tensor(np.concatenate([f.positions for f in self.frames]), device=self.device)
-        self.activate(tuple(range(len(self.frames))), positions)
-        masses = torch.split(self.particles.masses, [len(frame) for frame in self.frames])
+        cell = torch.tensor(np.stack([f.cell for f in self.frames]), device=self.device)
+        self.activate(tuple(range(len(self.frames))), (positions, cell))
+        masses = torch.split(self.batch.particles.masses, [len(frame) for frame in self.frames])
         drawn = [
             maxwell_boltzmann(masses[i], self.temperatures[i], generators[i]) if given is None else given
             for i, given in enumerate(velocities)
         ]
         self.noise = NoiseStream(generators, [len(frame) for frame in self.frames])
         moving = torch.cat([v.to(self.device) for v in drawn])
-        self.state = initial_state(positions, moving, self.field_at(0), self.evaluate)
+        self.state = self.batch.integrator.start(positions, moving, cell, self.control_at(0))
         self.after_step(None, observer)
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Be where the checkpoint was written."""
         self.outcomes = list(checkpoint.outcomes)
         self.state = checkpoint.state
-        self.activate(checkpoint.active, checkpoint.reference)
+        self.activate(checkpoint.active, (checkpoint.reference, checkpoint.reference_cell))
         if self.active:
             counts = [len(self.frames[i]) for i in checkpoint.active]
             self.noise = NoiseStream.resumed(checkpoint.noise_states, checkpoint.noise_block, counts, self.device)
 
-    def activate(self, active: tuple[int, ...], reference: Tensor) -> None:
+    def activate(self, active: tuple[int, ...], reference: tuple[Tensor, Tensor]) -> None:
         """Make the batch of the active replicas."""
         self.active = active
-        if not active:
-            return
-        starts = [self.frames[i] for i in active]
-        numbers = np.array([atomic_numbers[symbol] for frame in starts for symbol in frame.species])
-        structure = torch.tensor(np.repeat(np.arange(len(active)), [len(f) for f in starts]), device=self.device)
-        masses = masses_in_internal_units(torch.tensor(atomic_masses[numbers], device=self.device))
-        self.radii = torch.tensor(covalent_radii[numbers], device=self.device)
-        self.particles = Particles(masses, structure, len(active))
-        self.neighbours = SkinNeighbours(self.model, starts, self.settings.skin, reference)
-        temperatures = torch.tensor(self.temperatures[list(active)], device=self.device)[structure]
-        self.bath = Langevin(masses, temperatures, self.settings.friction, self.settings.timestep)
+        if active:
+            starts = [self.frames[i] for i in active]
+            self.batch = Batch(self.model, starts, self.temperatures[list(active)], self.settings, reference)
 
     def finish(self, observer: Observer | None, progress: ProgressCallback | None) -> DynamicsResult:
         """All steps that remain."""
@@ -218,8 +153,9 @@ class _Run:
         atom_steps = 0
         while self.active and self.state.step < self.settings.steps:
             previous = self.state
-            self.state = self.step()
-            atom_steps += len(self.particles.masses)
+            control = self.control_at(previous.step + 1)
+            self.state = self.batch.integrator.step(previous, control, self.noise.at)
+            atom_steps += len(previous.positions)
             self.after_step(previous, observer)
             now = time.monotonic()
             at_end = not self.active or self.state.step == self.settings.steps
@@ -232,78 +168,65 @@ class _Run:
             self.checkpoint()
         ended = [self.outcome(i, "finished", "", self.state) for i in range(len(self.active))]
         outcomes = tuple(sorted([*self.outcomes, *ended], key=lambda outcome: outcome.replica))
-        return DynamicsResult(outcomes, self.writer.trajectory(), self.state.step - first, time.monotonic() - began)
-
-    def step(self) -> State:
-        """The state one timestep later."""
-        noise = self.noise.at(self.state.step) if self.settings.ensemble == "langevin" else None
-        thermostat = None if noise is None else lambda velocities: self.bath(velocities, noise)
-        field = self.field_at(self.state.step + 1)
-        return advance(self.state, field, self.evaluate, self.particles, self.settings.timestep, thermostat)
+        return DynamicsResult(outcomes, self.recorder.trajectory(), self.state.step - first, time.monotonic() - began)
 
     def after_step(self, previous: State | None, observer: Observer | None) -> None:
         """Limits, output, observer and checkpoint of the step just done, in this order."""
-        step = self.state.step
-        reasons = exploded(self.state, previous, self.graph, self.particles, self.radii, self.settings)
+        step, settings = self.state.step, self.settings
+        reasons = self.batch.limits.exploded(self.state, previous, self.batch.graph)
         if reasons:
             good = self.state if previous is None else previous
             self.end({i: self.outcome(i, "exploded", reason, good) for i, reason in reasons.items()})
-        if self.active and step % self.settings.save_every == 0:
-            self.writer.append(self.active, self.saved_frame())
-        if self.active and observer is not None and step % self.settings.observe_every == 0:
+        if self.active:
+            self.recorder.record(self.active, self.state, self.batch.integrator)
+            if settings.responses_every is not None and step % settings.responses_every == 0:
+                self.recorder.record_responses(self.active, self.state, self.batch.electric_responses(self.state))
+        if self.active and observer is not None and step % settings.observe_every == 0:
             self.observe(observer)
-        if step % self.settings.checkpoint_every == 0:
+        if step % settings.checkpoint_every == 0:
             self.checkpoint()
 
     def observe(self, observer: Observer) -> None:
         """Ask the observer, and stop the replicas that it names."""
+        state = self.state
         observation = Observation(
-            step=self.state.step,
-            time=self.time_of(self.state),
+            step=state.step,
+            time=self.time_of(state),
             replicas=self.active,
-            graph=self.neighbours.graph(self.state.positions, self.state.field),
-            state=self.state,
+            graph=self.batch.graph_at(state.positions, state.cell, state.field),
+            state=state,
             temperatures=self.temperatures[list(self.active)],
             starts=tuple(self.frames[i] for i in self.active),
         )
-        answer = observer(self.state.step, observation)
+        answer = observer(state.step, observation)
         if answer is None:
             return
         stop = np.asarray(answer.cpu() if isinstance(answer, Tensor) else answer, dtype=bool)
         if stop.shape != (len(self.active),):
             raise ValueError(f"the observer must return one bool for each of {len(self.active)} active replicas")
         reason = "stopped by the observer"
-        self.end({int(i): self.outcome(int(i), "stopped", reason, self.state) for i in np.flatnonzero(stop)})
+        self.end({int(i): self.outcome(int(i), "stopped", reason, state) for i in np.flatnonzero(stop)})
 
     def end(self, outcomes: dict[int, ReplicaOutcome]) -> None:
         """Take replicas (by their place in the batch) out of it."""
         if not outcomes:
             return
-        self.writer.close_segment()
+        self.recorder.close_segments()
         self.outcomes.extend(outcomes.values())
         keep = [i for i in range(len(self.active)) if i not in outcomes]
         if not keep:
             self.active = ()
             return
         places = torch.tensor(keep, device=self.device)
-        atoms = torch.isin(self.particles.structure, places)
-        per_atom = ("positions", "velocities", "forces")
-        kept = {
-            f.name: getattr(self.state, f.name)[atoms if f.name in per_atom else places]
-            for f in fields(self.state)
-            if f.name != "step"
-        }
-        self.state = replace(self.state, **kept)
+        atoms = torch.isin(self.batch.particles.structure, places)
+        self.state = self.state.keep(atoms, places)
         self.noise = self.noise.keep(keep)
-        self.activate(tuple(self.active[i] for i in keep), self.neighbours.reference[atoms])
+        neighbours = self.batch.neighbours
+        reference = neighbours.reference[atoms], neighbours.reference_cell[places]
+        self.activate(tuple(self.active[i] for i in keep), reference)
 
-    def evaluate(self, positions: Tensor, field: Tensor) -> Responses:
-        """Enthalpy, forces and polarization of the batch."""
-        self.graph = self.neighbours.graph(positions, field)
-        return compute_responses(self.model, self.graph)
-
-    def field_at(self, step: int) -> Tensor:
-        """Field of the active replicas, V/A, (A, 3), float64."""
+    def control_at(self, step: int) -> Tensor:
+        """What is held for the active replicas, V/A, (A, 3), float64."""
         moment = step * self.settings.timestep
         return torch.tensor(np.stack([self.protocols[i](moment) for i in self.active]), device=self.device)
 
@@ -311,77 +234,48 @@ class _Run:
         """Time of a state, fs."""
         return state.step * self.settings.timestep
 
-    def saved_frame(self) -> dict[str, np.ndarray]:
-        """The state as the trajectory stores it."""
-        state = self.state
-        tensors = {
-            "positions": state.positions,
-            "velocities": state.velocities,
-            "field": state.field,
-            "enthalpy": state.enthalpy,
-            "kinetic": self.particles.kinetic_energy(state.velocities),
-            "polarization": state.polarization,
-            "conserved": state.conserved(self.particles),
-        }
-        arrays = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
-        return {"step": np.array(state.step), "time": np.array(self.time_of(state)), **arrays}
-
     def outcome(self, place: int, status: str, reason: str, state: State) -> ReplicaOutcome:
         """How the replica at a place in the batch ended."""
         replica = self.active[place]
-        positions = state.positions[self.particles.structure == place]
+        positions = state.positions[self.batch.particles.structure == place]
         return ReplicaOutcome(
             replica=replica,
             status=status,  # type: ignore[arg-type]
             reason=reason,
             step=state.step,
             time=self.time_of(state),
-            frame=_frames_at([self.frames[replica]], positions)[0],
+            frame=frames_at([self.frames[replica]], positions, state.cell[place][None])[0],
             field=state.field[place].cpu().numpy(),
             temperature=float(self.temperatures[replica]),
         )
 
     def checkpoint(self) -> None:
-        """Close the segment, then write the checkpoint: no segment reaches beyond one."""
-        self.writer.close_segment()
+        """Bring the output to the disk, then write the checkpoint: no segment reaches beyond one."""
+        self.recorder.flush()
         if self.directory is None:
             return
         Checkpoint(
             state=self.state,
             active=self.active,
-            reference=self.neighbours.reference,
+            reference=self.batch.neighbours.reference,
+            reference_cell=self.batch.neighbours.reference_cell,
             noise_states=tuple(self.noise.states),
             noise_block=self.noise.block,
             outcomes=tuple(self.outcomes),
         ).save(self.directory)
 
 
-def model_digest(model: EnthalpyModel) -> str:
-    """SHA-256 of a model's kind, species, cutoff, ``config`` (where it has one) and weights."""
-    config = getattr(model, "config", None)
-    digest = hashlib.sha256(repr((type(model).__name__, model.species, model.cutoff, config)).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _same_run(directory: Path, meta: TrajectoryMeta) -> None:
-    """Raise ValueError where the directory holds another run; the number of steps may differ."""
-    found = read_meta(directory)
-    if found is None:
-        return
-    differing = [
-        name
-        for name in DynamicsSettings.model_fields
-        if name != "steps" and getattr(found.settings, name) != getattr(meta.settings, name)
-    ]
-    if found.frames != meta.frames:
-        differing.append("frames")
-    if found.model_digest != meta.model_digest:
-        differing.append("model")
-    if differing:
-        raise ValueError(f"{directory} holds another run (different {', '.join(differing)}): choose a new directory")
+def _check(model: EnthalpyModel, frames: Sequence[Frame], settings: DynamicsSettings) -> None:
+    """Refuse what cannot run."""
+    if not frames:
+        raise ValueError("dynamics needs at least one frame")
+    if settings.moving_cell and not all(all(frame.pbc) for frame in frames):
+        raise ValueError(f"ensemble: {settings.ensemble} needs frames that are periodic in all three directions")
+    if settings.fixed != "field" and not all(all(frame.pbc) for frame in frames):
+        raise ValueError(f"fixed: {settings.fixed} needs frames that are periodic in all three directions")
+    in_field = settings.fixed == "displacement" or any(field != StaticField() for field in settings.fields)
+    if in_field and not sees_the_field(model, frames[0]):
+        raise ValueError("the model has no field as input: train one that has, or run without a field")
 
 
 def _initial_velocities(frames: Sequence[Frame], velocities: Sequence[np.ndarray] | None) -> list[Tensor | None]:
@@ -393,11 +287,3 @@ def _initial_velocities(frames: Sequence[Frame], velocities: Sequence[np.ndarray
         if np.shape(given) != (len(frame), 3) or not np.isfinite(given).all():
             raise ValueError(f"velocities of frame {i} must be finite and of shape ({len(frame)}, 3)")
     return [torch.tensor(np.asarray(given, dtype=float)) for given in velocities]
-
-
-def _frames_at(starts: Sequence[Frame], positions: Tensor) -> list[Frame]:
-    arrays = torch.split(positions.cpu(), [len(start) for start in starts])
-    return [
-        Frame(species=start.species, positions=array.numpy(), cell=start.cell, pbc=start.pbc)
-        for start, array in zip(starts, arrays, strict=True)
-    ]

@@ -1,247 +1,160 @@
-"""Integrators for a batch of replicas in a field that may depend on time.
+"""One integrator for all ensembles: half kick, half drift, thermostat, half drift, half kick (BAOAB).
 
-``nve`` is velocity Verlet; ``langevin`` is BAOAB (Leimkuhler and Matthews, Appl. Math. Res. Express 2013, 34):
-half kick, half drift, exact Ornstein-Uhlenbeck step, half drift, half kick, one force evaluation per step. Positions
-and velocities are float64 whatever the model's precision.
+Without a thermostat this is velocity Verlet; with Langevin's it is the BAOAB scheme of B. Leimkuhler and C. Matthews,
+Appl. Math. Res. Express 2013, 34; a cell that moves takes part in kicks and drifts (``barostat``). Every part is
+symmetric in time, so is the whole, and there is one force evaluation per step. Positions and velocities are float64
+whatever the model's precision.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ...dft_inputs.units import AMU_SQUARE_ANGSTROM_PER_SQUARE_FS_IN_EV, BOLTZMANN
-from ..responses import Responses
-
-NOISE_BLOCK = 16
-"""Steps of noise drawn at once, so that a batch of many replicas does not wait for as many small draws."""
-
-
-@dataclass(frozen=True)
-class Particles:
-    """What does not move in a batch of B replicas with N atoms in all.
-
-    Attributes:
-        masses: eV fs^2/A^2, (N,).
-        structure: replica of each atom, (N,).
-        n_replicas: B.
-    """
-
-    masses: Tensor
-    structure: Tensor
-    n_replicas: int
-
-    def sum_replicas(self, per_atom: Tensor) -> Tensor:
-        """Sum (N, ...) over the atoms of each replica, (B, ...)."""
-        out = per_atom.new_zeros((self.n_replicas, *per_atom.shape[1:]))
-        return out.index_add(0, self.structure, per_atom)
-
-    def max_replicas(self, per_atom: Tensor) -> Tensor:
-        """Largest of (N,) over the atoms of each replica, (B,); not below zero."""
-        out = per_atom.new_zeros(self.n_replicas)
-        return out.scatter_reduce(0, self.structure, per_atom, "amax")
-
-    def kinetic_energy(self, velocities: Tensor) -> Tensor:
-        """Kinetic energy of each replica, eV, (B,)."""
-        return self.sum_replicas(0.5 * self.masses * (velocities**2).sum(-1))
-
-    def kinetic_temperature(self, velocities: Tensor) -> Tensor:
-        """2 K / (3 N k_B) of each replica, K, (B,)."""
-        degrees = 3 * self.sum_replicas(torch.ones_like(self.masses))
-        return 2 * self.kinetic_energy(velocities) / (degrees * BOLTZMANN)
+from .barostat import Barostat
+from .electrics import Electrics, Evaluate
+from .noise import Noise
+from .particles import Particles
+from .state import State
+from .thermostats import Momenta, Thermostat
 
 
 @dataclass(frozen=True)
-class State:
-    """A moment of a batch of replicas. All tensors are float64.
+class Integrator:
+    """What moves a batch of replicas from one step to the next.
 
     Attributes:
-        step: steps done.
-        positions: unwrapped, A, (N, 3).
-        velocities: A/fs, (N, 3).
-        forces: eV/A, (N, 3).
-        field: V/A, (B, 3).
-        enthalpy: eV, (B,).
-        polarization: cell dipole, e A, (B, 3).
-        work: integral of P.dE since the start (trapezoid), eV, (B,).
-        heat: energy taken up from the bath since the start, eV, (B,).
-    """
-
-    step: int
-    positions: Tensor
-    velocities: Tensor
-    forces: Tensor
-    field: Tensor
-    enthalpy: Tensor
-    polarization: Tensor
-    work: Tensor
-    heat: Tensor
-
-    def conserved(self, particles: Particles) -> Tensor:
-        """K + U + integral P.dE - heat, eV, (B,): constant up to the error of the integrator in every ensemble.
-
-        At fixed E the forces conserve K + U(R, E); a changing field adds dU = -P.dE.
-        """
-        return particles.kinetic_energy(self.velocities) + self.enthalpy + self.work - self.heat
-
-
-Evaluate = Callable[[Tensor, Tensor], Responses]
-"""(positions (N, 3), field (B, 3)) -> responses."""
-
-Thermostat = Callable[[Tensor], Tensor]
-"""velocities (N, 3) -> velocities (N, 3)."""
-
-
-def initial_state(positions: Tensor, velocities: Tensor, field: Tensor, evaluate: Evaluate) -> State:
-    """The state at step 0."""
-    out = evaluate(positions, field)
-    enthalpy = out.enthalpy.double()
-    zero = torch.zeros_like(enthalpy)
-    return State(0, positions, velocities, out.forces.double(), field, enthalpy, out.polarization.double(), zero, zero)
-
-
-def advance(
-    state: State,
-    field: Tensor,
-    evaluate: Evaluate,
-    particles: Particles,
-    timestep: float,
-    thermostat: Thermostat | None = None,
-) -> State:
-    """One step: velocity Verlet, or BAOAB with a thermostat between the two half drifts.
-
-    Args:
-        state: where the step starts.
-        field: at the end of the step, V/A, (B, 3).
-        evaluate: enthalpy, forces and polarization.
         particles: masses and replicas.
+        evaluate: the model.
+        electrics: what is held.
         timestep: fs.
-        thermostat: the Ornstein-Uhlenbeck step of the velocities.
+        thermostat: None for none.
+        barostat: None in fixed cells.
+        chain_length: of a Nose-Hoover chain; 0 without one.
     """
-    half_kick = timestep / 2 / particles.masses[:, None]
-    velocities = state.velocities + half_kick * state.forces
-    positions = state.positions + timestep / 2 * velocities
-    heat = state.heat
-    if thermostat is not None:
-        before = particles.kinetic_energy(velocities)
-        velocities = thermostat(velocities)
-        heat = heat + particles.kinetic_energy(velocities) - before
-    positions = positions + timestep / 2 * velocities
-    out = evaluate(positions, field)
-    forces, polarization = out.forces.double(), out.polarization.double()
-    work = state.work + 0.5 * ((state.polarization + polarization) * (field - state.field)).sum(-1)
-    return replace(
-        state,
-        step=state.step + 1,
-        positions=positions,
-        velocities=velocities + half_kick * forces,
-        forces=forces,
-        field=field,
-        enthalpy=out.enthalpy.double(),
-        polarization=polarization,
-        work=work,
-        heat=heat,
-    )
 
+    particles: Particles
+    evaluate: Evaluate
+    electrics: Electrics
+    timestep: float
+    thermostat: Thermostat | None = None
+    barostat: Barostat | None = None
+    chain_length: int = 0
 
-class Langevin:
-    """The Ornstein-Uhlenbeck step v -> c v + sqrt((1 - c^2) k_B T / m) xi with c = exp(-friction timestep)."""
-
-    def __init__(self, masses: Tensor, temperatures: Tensor, friction: float, timestep: float) -> None:
-        """Prepare the coefficients.
+    def start(self, positions: Tensor, velocities: Tensor, cell: Tensor, control: Tensor) -> State:
+        """The state at step 0, the cell and the chain at rest.
 
         Args:
-            masses: eV fs^2/A^2, (N,).
-            temperatures: K, (N,).
-            friction: 1/fs.
-            timestep: fs.
+            positions: A, (N, 3).
+            velocities: A/fs, (N, 3).
+            cell: A, (B, 3, 3).
+            control: what is held, V/A, (B, 3).
         """
-        self._damping = float(torch.exp(torch.tensor(-friction * timestep, dtype=torch.float64)))
-        self._spread = torch.sqrt((1 - self._damping**2) * BOLTZMANN * temperatures / masses)[:, None]
+        out = self.electrics.solve(self.evaluate, positions, cell, control, None)
+        zero = torch.zeros_like(out.enthalpy)
+        return State(
+            step=0,
+            positions=positions,
+            velocities=velocities,
+            forces=out.forces,
+            cell=cell,
+            rate=torch.zeros_like(cell),
+            stress=out.stress,
+            control=control,
+            field=out.field,
+            enthalpy=out.enthalpy,
+            polarization=out.polarization,
+            work=zero,
+            heat=zero,
+            chain=zero.new_zeros((len(zero), 2, self.chain_length)),
+            field_change=torch.zeros_like(out.field),
+            polarizability=out.polarizability,
+        )
 
-    def __call__(self, velocities: Tensor, noise: Tensor) -> Tensor:
-        """Velocities after the step, (N, 3), from standard normal noise, (N, 3)."""
-        return self._damping * velocities + self._spread * noise
-
-
-class NoiseStream:
-    """Standard normal numbers for each step, from one generator per replica.
-
-    What a replica draws does not depend on which others share its batch, and the stream is resumable: ``states``
-    and ``block`` give it back.
-
-    Attributes:
-        states: state of each generator before the block in use, as bytes.
-        block: number of the block in use; -1 before the first.
-    """
-
-    def __init__(self, generators: Sequence[torch.Generator], counts: Sequence[int]) -> None:
-        """Start a stream.
+    def step(self, state: State, control: Tensor, draw: Callable[[int], Noise]) -> State:
+        """The state one timestep later.
 
         Args:
-            generators: one per replica; they are used up by the stream.
-            counts: atoms of each replica.
+            state: where the step starts.
+            control: what is held, at the end of the step, V/A, (B, 3).
+            draw: gives the noise of a step; called where there is a thermostat.
         """
-        self.block = -1
-        self.states = [generator.get_state() for generator in generators]
-        self._generators = list(generators)
-        self._counts = list(counts)
-        self._rows = torch.empty(0)
+        velocities, rate = self._first_kick(state)
+        positions, cell = self._drift(state.positions, state.cell, velocities, rate)
+        chain, heat = state.chain, state.heat
+        if self.thermostat is not None:
+            before = self._kinetic_energy(velocities, rate)
+            after = self.thermostat(Momenta(velocities, rate, chain), before, draw(state.step))
+            velocities, rate, chain = after.velocities, after.rate, after.chain
+            heat = heat + self._kinetic_energy(velocities, rate) - before
+        positions, cell = self._drift(positions, cell, velocities, rate)
+        out = self.electrics.solve(self.evaluate, positions, cell, control, state)
+        velocities, rate = self._last_kick(velocities, rate, out.forces, out.stress, cell)
+        conjugate = self.electrics.conjugate(state.field, state.polarization, state.cell)
+        conjugate = conjugate + self.electrics.conjugate(out.field, out.polarization, cell)
+        return State(
+            step=state.step + 1,
+            positions=positions,
+            velocities=velocities,
+            forces=out.forces,
+            cell=cell,
+            rate=rate,
+            stress=out.stress,
+            control=control,
+            field=out.field,
+            enthalpy=out.enthalpy,
+            polarization=out.polarization,
+            work=state.work + 0.5 * (conjugate * (control - state.control)).sum(-1),
+            heat=heat,
+            chain=chain,
+            field_change=out.field - state.field,
+            polarizability=out.polarizability,
+        )
 
-    @classmethod
-    def resumed(
-        cls, states: Sequence[Tensor], block: int, counts: Sequence[int], device: torch.device | str
-    ) -> NoiseStream:
-        """Continue the stream that had these ``states`` and this ``block``."""
-        generators = [torch.Generator(device=device) for _ in states]
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
-        stream = cls(generators, counts)
-        if block >= 0:
-            stream.block = block - 1
-            stream._draw()
-        return stream
+    def conserved(self, state: State) -> Tensor:
+        """K + U + integral P.dE + energies of bath and cell, eV, (B,): constant up to the error of the integrator.
 
-    def at(self, step: int) -> Tensor:
-        """Noise of a step, (N, 3), float64. Steps are asked for in ascending order."""
-        while self.block < step // NOISE_BLOCK:
-            self._draw()
-        return self._rows[step % NOISE_BLOCK]
+        At fixed voltage and fixed displacement, U and the integral are those of ``electrics``.
+        """
+        total = self.particles.kinetic_energy(state.velocities) + self.electrics.potential(state) + state.work
+        if self.thermostat is not None:
+            total = total + self.thermostat.energy(state)
+        return total if self.barostat is None else total + self.barostat.energy(state.rate, state.cell)
 
-    def keep(self, replicas: Sequence[int]) -> NoiseStream:
-        """The stream of some of the replicas."""
-        device = self._generators[0].device
-        counts = [self._counts[i] for i in replicas]
-        return NoiseStream.resumed([self.states[i] for i in replicas], self.block, counts, device)
+    def _first_kick(self, state: State) -> tuple[Tensor, Tensor]:
+        """Velocities and rate after half a step of the forces."""
+        if self.barostat is None:
+            return self._kick(state.velocities, state.forces), state.rate
+        half = self.timestep / 2
+        rate = self.barostat.push(state.rate, state.velocities, state.stress, state.cell, half)
+        return self._damped_kick(self.barostat, state.velocities, rate, state.forces), rate
 
-    def _draw(self) -> None:
-        self.states = [generator.get_state() for generator in self._generators]
-        draws = [
-            torch.randn((NOISE_BLOCK, count, 3), generator=generator, device=generator.device, dtype=torch.float64)
-            for generator, count in zip(self._generators, self._counts, strict=True)
-        ]
-        self._rows = torch.cat(draws, dim=1)
-        self.block += 1
+    def _last_kick(
+        self, velocities: Tensor, rate: Tensor, forces: Tensor, stress: Tensor, cell: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The first kick in reverse order."""
+        if self.barostat is None:
+            return self._kick(velocities, forces), rate
+        velocities = self._damped_kick(self.barostat, velocities, rate, forces)
+        return velocities, self.barostat.push(rate, velocities, stress, cell, self.timestep / 2)
 
+    def _kick(self, velocities: Tensor, forces: Tensor) -> Tensor:
+        return velocities + self.timestep / 2 / self.particles.masses[:, None] * forces
 
-def masses_in_internal_units(masses_u: Tensor) -> Tensor:
-    """Masses in eV fs^2/A^2 from atomic mass units."""
-    return masses_u * AMU_SQUARE_ANGSTROM_PER_SQUARE_FS_IN_EV
+    def _damped_kick(self, barostat: Barostat, velocities: Tensor, rate: Tensor, forces: Tensor) -> Tensor:
+        quarter = self.timestep / 4
+        return barostat.slow(self._kick(barostat.slow(velocities, rate, quarter), forces), rate, quarter)
 
+    def _drift(self, positions: Tensor, cell: Tensor, velocities: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
+        half = self.timestep / 2
+        if self.barostat is None:
+            return positions + half * velocities, cell
+        return self.barostat.drift(positions, cell, velocities, rate, half)
 
-def maxwell_boltzmann(masses: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    """Velocities of one replica at a temperature with zero total momentum, A/fs, (N, 3).
-
-    Args:
-        masses: eV fs^2/A^2, (N,).
-        temperature: K.
-        generator: source of the random numbers, on the device of the masses.
-    """
-    noise = torch.randn((len(masses), 3), generator=generator, device=masses.device, dtype=torch.float64)
-    velocities = torch.sqrt(BOLTZMANN * temperature / masses)[:, None] * noise
-    if len(masses) == 1:
-        return velocities
-    return velocities - (masses[:, None] * velocities).sum(0) / masses.sum()
+    def _kinetic_energy(self, velocities: Tensor, rate: Tensor) -> Tensor:
+        """Of atoms and cell, eV, (B,)."""
+        kinetic = self.particles.kinetic_energy(velocities)
+        return kinetic if self.barostat is None else kinetic + self.barostat.kinetic_energy(rate)

@@ -13,13 +13,19 @@ from pydantic import (
     FiniteFloat,
     NonNegativeInt,
     PositiveInt,
+    model_validator,
 )
 
-from ...dft_inputs.quantities import Length, Temperature
+from ...dft_inputs.quantities import Length, Pressure, Temperature
 from .fields import AnyField, Duration, FieldProtocol, StaticField
 
 _Temperature = Annotated[Temperature, Field(ge=0, allow_inf_nan=False)]
 _Length = Annotated[Length, Field(gt=0, allow_inf_nan=False)]
+_Pressure = Annotated[Pressure, Field(allow_inf_nan=False)]
+
+Ensemble = Literal["nve", "langevin", "csvr", "nose-hoover", "nph", "npt"]
+Held = Literal["field", "voltage", "displacement"]
+CellMotion = Literal["isotropic", "anisotropic", "flexible"]
 
 
 def _one_or_many(value: object) -> object:
@@ -30,41 +36,86 @@ class DynamicsSettings(BaseModel):
     """Settings of a batch of replicas; a single temperature or field holds for all of them.
 
     Attributes:
-        ensemble: ``nve`` (velocity Verlet) or ``langevin`` (BAOAB).
+        ensemble: ``nve`` (velocity Verlet), ``langevin`` (BAOAB), ``csvr`` (stochastic velocity rescaling),
+            ``nose-hoover`` (chains); with a cell that moves at constant ``pressure``: ``nph`` (no bath) and ``npt``.
         timestep: fs.
         steps: length of the run.
         friction: of the Langevin thermostat, 1/fs.
-        temperatures: K, one or one per replica; in ``nve`` that of the initial velocities.
+        thermostat: of ``npt``.
+        thermostat_time: relaxation time of ``csvr`` and ``nose-hoover``, fs.
+        pressure: eV/A^3, or text such as ``1 GPa``.
+        barostat_time: in which the cell responds, fs.
+        cell: what moves: ``isotropic``, all lengths by one factor; ``anisotropic``, along x, y and z each by its own;
+            ``flexible``, all strains. The cell does not turn.
+        temperatures: K, one or one per replica; in ``nve`` and ``nph`` that of the initial velocities.
         fields: one or one per replica.
+        fixed: what follows ``fields``: the ``field`` itself; the ``voltage``, E.a_i as in the cell at the start; or the
+            ``displacement``, D/eps0 = E + P/(eps0 V), in V/A as well.
         seed: an integer (replica i draws from the stream (seed, i)) or one per replica (replica i draws as if it ran
             alone with that seed).
+        series_every: steps between rows of the series: time, field, polarization, energies, temperature, volume.
         save_every: steps between frames of the trajectory.
+        responses_every: steps between Born effective charges and polarizabilities; None for none.
         observe_every: steps between calls of the observer.
         checkpoint_every: steps between checkpoints.
         segment_frames: frames of a closed trajectory file at most.
         skin: of the neighbour list, A.
         max_temperature: a replica whose kinetic temperature exceeds it has exploded, K.
         max_displacement: so has one with an atom that moves farther in one step, A.
+        max_expansion: and one whose volume grew or shrank by more than this factor since the start.
         min_distance_ratio: and one with a pair closer than this fraction of the sum of its covalent radii.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    ensemble: Literal["nve", "langevin"] = "langevin"
+    ensemble: Ensemble = "langevin"
     timestep: Duration = 1.0
     steps: NonNegativeInt
     friction: Annotated[FiniteFloat, Field(gt=0)] = 0.01
+    thermostat: Literal["langevin", "csvr", "nose-hoover"] = "csvr"
+    thermostat_time: Duration = 100.0
+    pressure: _Pressure = 0.0
+    barostat_time: Duration = 1000.0
+    cell: CellMotion = "isotropic"
     temperatures: Annotated[tuple[_Temperature, ...], BeforeValidator(_one_or_many), Field(min_length=1)] = (300.0,)
     fields: Annotated[tuple[AnyField, ...], Field(min_length=1)] = (StaticField(),)
+    fixed: Held = "field"
     seed: NonNegativeInt | tuple[NonNegativeInt, ...] = 0
+    series_every: PositiveInt = 1
     save_every: PositiveInt = 10
+    responses_every: PositiveInt | None = None
     observe_every: PositiveInt = 10
     checkpoint_every: PositiveInt = 1000
     segment_frames: PositiveInt = 100
     skin: _Length = 0.5
     max_temperature: _Temperature = 10_000.0
     max_displacement: _Length = 0.5
+    max_expansion: Annotated[FiniteFloat, Field(gt=1)] = 2.0
     min_distance_ratio: Annotated[FiniteFloat, Field(ge=0, lt=1)] = 0.5
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DynamicsSettings:
+        if self.moving_cell and self.fixed == "displacement":
+            raise ValueError(
+                "fixed: displacement needs a fixed cell: choose another ensemble, or hold field or voltage"
+            )
+        if (self.moving_cell or self.bath == "nose-hoover") and min(self.temperatures) <= 0:
+            raise ValueError(
+                f"ensemble: {self.ensemble} needs temperatures above zero: they give thermostat and cell mass"
+            )
+        return self
+
+    @property
+    def moving_cell(self) -> bool:
+        """Does the cell move?"""
+        return self.ensemble in ("nph", "npt")
+
+    @property
+    def bath(self) -> Literal["none", "langevin", "csvr", "nose-hoover"]:
+        """The thermostat in use."""
+        if self.ensemble in ("nve", "nph"):
+            return "none"
+        return self.thermostat if self.ensemble == "npt" else self.ensemble  # pyright: ignore[reportReturnType]
 
     def temperatures_of(self, n_replicas: int) -> np.ndarray:
         """Temperature of each replica, K, (n,)."""

@@ -1,33 +1,33 @@
-"""Trajectories as closed segments: whatever happens to the process, what was written can be read, also while it runs.
+"""Trajectories: whatever happens to the process, what was written can be read, also while it runs.
 
-A directory holds ``meta.json`` and ``segment_00001.npz``, ``segment_00002.npz``, ... Each segment is written once,
-atomically. The set of replicas is constant within a segment; a replica that stopped is absent from later ones.
+A directory holds ``meta.json``, the frames in ``segment_00001.npz``, ``segment_00002.npz``, ..., Born effective charges
+in ``responses_00001.npz``, ... and the scalars of every step in ``series.dat``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from pydantic import ValidationError
 
-from ...dft_inputs.files import write_atomically
 from ...dft_inputs.records import Frame, Record
 from ...dft_inputs.units import BOLTZMANN
-from .files import read_arrays, write_arrays
+from .segments import Arrays, find_segments, joined, load_segment, split_by_replica
+from .series import Series, read_rows, series_of
 from .settings import DynamicsSettings
 
 META = "meta.json"
-_PATTERN = "segment_*.npz"
+FRAMES, RESPONSES = "segment", "responses"
 
 
 class TrajectoryMeta(Record):
     """What a trajectory is of.
 
     Attributes:
-        frames: where each replica started: species, cell and periodicity hold for the run.
+        frames: where each replica started: species and periodicity hold for the run.
         settings: of the run.
         model_digest: identifies the weights.
     """
@@ -36,35 +36,6 @@ class TrajectoryMeta(Record):
     settings: DynamicsSettings
     model_digest: str
     schema_version: int = 1
-
-
-@dataclass(frozen=True)
-class Segment:
-    """T frames of A replicas with N atoms in all.
-
-    Attributes:
-        step: (T,).
-        time: fs, (T,).
-        replicas: index of each replica, (A,).
-        positions: unwrapped, A, (T, N, 3), atoms of the replicas one after the other.
-        velocities: A/fs, (T, N, 3).
-        field: V/A, (T, A, 3).
-        enthalpy: eV, (T, A).
-        kinetic: eV, (T, A).
-        polarization: cell dipole, e A, (T, A, 3).
-        conserved: K + U + integral P.dE - heat, eV, (T, A).
-    """
-
-    step: np.ndarray
-    time: np.ndarray
-    replicas: np.ndarray
-    positions: np.ndarray
-    velocities: np.ndarray
-    field: np.ndarray
-    enthalpy: np.ndarray
-    kinetic: np.ndarray
-    polarization: np.ndarray
-    conserved: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -77,11 +48,12 @@ class ReplicaTrajectory:
         time: fs, (T,).
         positions: unwrapped, A, (T, N, 3).
         velocities: A/fs, (T, N, 3).
+        cell: A, (T, 3, 3).
         field: V/A, (T, 3).
         enthalpy: eV, (T,).
         kinetic: eV, (T,).
         polarization: cell dipole, e A, (T, 3).
-        conserved: K + U + integral P.dE - heat, eV, (T,).
+        conserved: K + U + integral P.dE + energies of bath and cell, eV, (T,).
     """
 
     start: Frame
@@ -89,6 +61,7 @@ class ReplicaTrajectory:
     time: np.ndarray
     positions: np.ndarray
     velocities: np.ndarray
+    cell: np.ndarray
     field: np.ndarray
     enthalpy: np.ndarray
     kinetic: np.ndarray
@@ -101,7 +74,7 @@ class ReplicaTrajectory:
     def frame(self, index: int) -> Frame:
         """The geometry of a frame of the trajectory."""
         start = self.start
-        return Frame(species=start.species, positions=self.positions[index], cell=start.cell, pbc=start.pbc)
+        return Frame(species=start.species, positions=self.positions[index], cell=self.cell[index], pbc=start.pbc)
 
     def temperature(self, degrees_of_freedom: int | None = None) -> np.ndarray:
         """Kinetic temperature 2 K / (f k_B), K, (T,).
@@ -113,11 +86,41 @@ class ReplicaTrajectory:
 
 
 @dataclass(frozen=True)
+class ReplicaResponses:
+    """Electric responses of one replica at T moments.
+
+    Attributes:
+        step: (T,).
+        time: fs, (T,).
+        field: V/A, (T, 3).
+        born_effective_charges: e, (T, N, 3, 3), index [atom, field a, displacement b].
+        polarizability: e^2 A^2/eV, (T, 3, 3).
+    """
+
+    step: np.ndarray
+    time: np.ndarray
+    field: np.ndarray
+    born_effective_charges: np.ndarray
+    polarizability: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.step)
+
+
+@dataclass(frozen=True)
 class Trajectory:
-    """All replicas of a run; segments are read when a replica is asked for."""
+    """All replicas of a run; segments are read when a replica is asked for.
+
+    Attributes:
+        meta: what it is of.
+        segments, response_segments: files, or arrays in memory.
+        rows: of the series, see ``series``; a directory where they lie in a file.
+    """
 
     meta: TrajectoryMeta
-    segments: tuple[Path | Segment, ...]
+    segments: tuple[Path | Arrays, ...]
+    response_segments: tuple[Path | Arrays, ...]
+    rows: Path | np.ndarray
 
     @property
     def n_replicas(self) -> int:
@@ -127,7 +130,7 @@ class Trajectory:
     @property
     def last_step(self) -> int:
         """Step of the last frame; -1 where there is none yet."""
-        return int(_load(self.segments[-1]).step[-1]) if self.segments else -1
+        return int(load_segment(self.segments[-1])["step"][-1]) if self.segments else -1
 
     def replica(self, index: int) -> ReplicaTrajectory:
         """The frames of one replica."""
@@ -136,22 +139,38 @@ class Trajectory:
     def replicas(self, indices: Sequence[int] | None = None) -> list[ReplicaTrajectory]:
         """The frames of several replicas (all by default), reading each segment once."""
         wanted = range(self.n_replicas) if indices is None else indices
-        pieces: dict[int, list[dict[str, np.ndarray]]] = {index: [] for index in wanted}
-        for source in self.segments:
-            segment = _load(source)
-            ends = np.cumsum([len(self.meta.frames[i]) for i in segment.replicas])
-            for column, index in enumerate(segment.replicas.tolist()):
-                if index in pieces:
-                    atoms = slice(ends[column] - len(self.meta.frames[index]), ends[column])
-                    pieces[index].append(_one_replica(segment, column, atoms))
-        return [self._joined(index, pieces[index]) for index in wanted]
+        pieces = split_by_replica(self.segments, wanted, self._counts())
+        return [self._frames_of(index, pieces[index]) for index in wanted]
 
-    def _joined(self, index: int, pieces: list[dict[str, np.ndarray]]) -> ReplicaTrajectory:
+    def responses(self, index: int) -> ReplicaResponses:
+        """Born effective charges and polarizabilities of one replica, see ``responses_every``."""
+        pieces = split_by_replica(self.response_segments, [index], self._counts())[index]
+        atoms = len(self.meta.frames[index])
+        shapes = {
+            **{"step": (), "time": (), "field": (3,)},
+            **{"born_effective_charges": (atoms, 3, 3), "polarizability": (3, 3)},
+        }
+        return ReplicaResponses(**joined(pieces, shapes))
+
+    def series(self, index: int) -> Series:
+        """The scalars of one replica, see ``series_every``."""
+        return series_of(read_rows(self.rows) if isinstance(self.rows, Path) else self.rows, index)
+
+    def _counts(self) -> list[int]:
+        return [len(frame) for frame in self.meta.frames]
+
+    def _frames_of(self, index: int, pieces: list[Arrays]) -> ReplicaTrajectory:
         start = self.meta.frames[index]
-        if not pieces:
-            pieces = [_no_frames(len(start))]
-        joined = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
-        return ReplicaTrajectory(start=start, **joined)
+        for piece in pieces:
+            # Written before cells could move.
+            piece.setdefault("cell", np.broadcast_to(start.cell, (len(piece["step"]), 3, 3)))
+        scalars = ("step", "time", "enthalpy", "kinetic", "conserved")
+        shapes: dict[str, tuple[int, ...]] = {
+            **dict.fromkeys(scalars, ()),
+            **dict.fromkeys(("positions", "velocities"), (len(start), 3)),
+            **{"cell": (3, 3), "field": (3,), "polarization": (3,)},
+        }
+        return ReplicaTrajectory(start=start, **joined(pieces, shapes))
 
 
 def read_trajectory(directory: Path | str) -> Trajectory:
@@ -165,7 +184,8 @@ def read_trajectory(directory: Path | str) -> Trajectory:
     meta = read_meta(directory)
     if meta is None:
         raise FileNotFoundError(f"no trajectory in {directory}: {META} is missing")
-    return Trajectory(meta, tuple(sorted(directory.glob(_PATTERN))))
+    frames, responses = (tuple(find_segments(directory, prefix)) for prefix in (FRAMES, RESPONSES))
+    return Trajectory(meta, frames, responses, directory)
 
 
 def read_meta(directory: Path) -> TrajectoryMeta | None:
@@ -179,82 +199,3 @@ def read_meta(directory: Path) -> TrajectoryMeta | None:
         raise ValueError(
             f"{path} does not describe a trajectory of this version: {error.errors()[0]['msg']}"
         ) from error
-
-
-class TrajectoryWriter:
-    """Collects frames and closes segments, in a directory or in memory."""
-
-    def __init__(self, directory: Path | None, meta: TrajectoryMeta) -> None:
-        """Start or go on with a trajectory.
-
-        Args:
-            directory: an existing directory; None keeps the trajectory in memory.
-            meta: what it is of.
-        """
-        self._directory = directory
-        self._meta = meta
-        self._replicas: np.ndarray = np.zeros(0, dtype=np.int64)
-        self._open: list[dict[str, np.ndarray]] = []
-        self._closed: list[Path | Segment] = []
-        if directory is not None:
-            write_atomically(directory / META, meta.model_dump_json())
-            self._closed = [*sorted(directory.glob(_PATTERN))]
-
-    def append(self, replicas: Sequence[int], frame: dict[str, np.ndarray]) -> None:
-        """Add one moment of the replicas: the arrays of ``Segment`` without their leading T."""
-        self._replicas = np.array(replicas, dtype=np.int64)
-        self._open.append(frame)
-        if len(self._open) >= self._meta.settings.segment_frames:
-            self.close_segment()
-
-    def close_segment(self) -> None:
-        """Write what has been collected; nothing happens where there is none."""
-        if not self._open:
-            return
-        arrays = {name: np.stack([frame[name] for frame in self._open]) for name in self._open[0]}
-        arrays["replicas"] = self._replicas
-        if self._directory is None:
-            self._closed.append(Segment(**arrays))
-        else:
-            path = self._directory / f"segment_{len(self._closed) + 1:05d}.npz"
-            write_arrays(path, arrays)
-            self._closed.append(path)
-        self._open = []
-
-    def truncate(self, step: int) -> None:
-        """Remove the segments that begin after a step (segments are closed at every checkpoint, so none straddles)."""
-        while self._closed and _load(self._closed[-1]).step[0] > step:
-            last = self._closed.pop()
-            if isinstance(last, Path):
-                last.unlink()
-
-    def trajectory(self) -> Trajectory:
-        """What has been written."""
-        return Trajectory(self._meta, tuple(self._closed))
-
-
-_PER_ATOM = ("positions", "velocities")
-
-
-def _load(source: Path | Segment) -> Segment:
-    return source if isinstance(source, Segment) else Segment(**read_arrays(source))
-
-
-def _one_replica(segment: Segment, column: int, atoms: slice) -> dict[str, np.ndarray]:
-    piece = {"step": segment.step, "time": segment.time}
-    for name in _PER_ATOM:
-        piece[name] = getattr(segment, name)[:, atoms]
-    for field in fields(segment):
-        if field.name not in (*piece, "replicas"):
-            piece[field.name] = getattr(segment, field.name)[:, column]
-    return piece
-
-
-def _no_frames(n_atoms: int) -> dict[str, np.ndarray]:
-    scalars = ("time", "enthalpy", "kinetic", "conserved")
-    return {
-        "step": np.zeros(0, dtype=np.int64),
-        **{name: np.zeros(0) for name in scalars},
-        **{name: np.zeros((0, n_atoms, 3)) for name in _PER_ATOM},
-        **{name: np.zeros((0, 3)) for name in ("field", "polarization")},
-    }

@@ -59,7 +59,7 @@ def test_fields_of_a_settings_file():
         {"temperatures": [-1.0]},
         {"temperatures": []},
         {"timestep": 0.0},
-        {"ensemble": "npt"},
+        {"ensemble": "grand canonical"},
         {"time_step": 1.0},
     ],
 )

@@ -5,7 +5,7 @@ import pytest
 import torch
 from fieldloop.dft_inputs.units import BOLTZMANN
 from fieldloop.model.dynamics import DynamicsSettings, SinusoidalField, run_dynamics
-from fieldloop.model.dynamics.integrators import masses_in_internal_units, maxwell_boltzmann
+from fieldloop.model.dynamics.particles import masses_in_internal_units, maxwell_boltzmann
 
 FIELD = 0.1
 
