@@ -11,7 +11,8 @@ there before it.
 allegro-pol is in no package index: give a checkout of github.com/mir-group/allegro-pol. Its pinned dependencies are
 installed into an environment of their own (``--environment``). It runs as its tutorial has it, but for l_max; with two
 layers it prunes the tensors of the other parity, so that its irreps are ours. Without a checkout our step is measured
-alone. ``--quick``: one step of the peer, without a warm-up.
+alone. Our step is also taken as training takes it by default, with Z* and alpha along one direction of the field.
+``--quick``: one step of the peer, without a warm-up.
 """
 
 from __future__ import annotations
@@ -89,10 +90,10 @@ def serve(settings: dict[str, Any]) -> None:
     import torch
     from fieldloop.dft_inputs.formats import read_extxyz
     from fieldloop.model.data import make_batch
-    from fieldloop.model.losses import loss
+    from fieldloop.model.losses import loss_sums, residuals
     from fieldloop.model.responses import compute_responses
     from fieldloop.model.settings import NetworkConfig, TrainingSettings
-    from fieldloop.model.stack import NetworkStack, stack_loss
+    from fieldloop.model.stack import NetworkStack, repeat_batch
     from fieldloop.model.training import initial_network
 
     torch.set_num_threads(settings["threads"])
@@ -102,14 +103,16 @@ def serve(settings: dict[str, Any]) -> None:
     config = NetworkConfig(**architecture, reference_charges=charges, dtype="float32")
     networks = [initial_network(config, [labelled], seed) for seed in range(settings["members"])]
     batch = make_batch([labelled], networks[0])
-    model = networks[0] if len(networks) == 1 else NetworkStack(networks)
+    model = NetworkStack(networks)
+    copies = repeat_batch(batch, len(networks))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    axes = torch.eye(3)[: settings["directions"]] if settings["directions"] < 3 else None
 
     def value() -> torch.Tensor:
-        if isinstance(model, NetworkStack):
-            return stack_loss(model, batch, TrainingSettings())
-        predicted = compute_responses(model, batch.graph, stress=True, born=True, create_graph=True)
-        return loss(predicted, batch, TrainingSettings())
+        predicted = compute_responses(model, copies.graph, stress=True, born=True, directions=axes, create_graph=True)
+        errors = residuals(predicted, copies, axes)
+        sums, counts = loss_sums([errors], TrainingSettings(), len(networks))
+        return torch.stack([value / counts[name] for name, value in sums.items()]).sum()
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -145,7 +148,7 @@ def peer_python(environment: Path) -> Path:
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """All workers, step by step in turn."""
-    settings = {**SETTINGS, "frame": str(arguments.frame), "threads": arguments.threads, "members": 1}
+    settings = {**SETTINGS, "frame": str(arguments.frame), "threads": arguments.threads, "members": 1, "directions": 3}
     mine, *others = workers = _workers(arguments, settings)
     for worker in (mine,) if arguments.quick else workers:
         worker.step(counts=False)
@@ -166,13 +169,15 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _workers(arguments: argparse.Namespace, settings: dict[str, Any]) -> list[Worker]:
-    """Ours first, then a committee of ours, then the peer."""
+    """Ours first, then a committee of ours and our step as it is by default, then the peer."""
     threads = {"OMP_NUM_THREADS": str(arguments.threads)}
     script = str(Path(__file__).resolve())
     workers = [Worker("fieldloop", [sys.executable, script, "--worker", json.dumps(settings)], threads)]
     if not arguments.quick:
         committee = json.dumps({**settings, "members": 4})
         workers.append(Worker("fieldloop, 4 members at once", [sys.executable, script, "--worker", committee], threads))
+        one = json.dumps({**settings, "directions": 1})
+        workers.append(Worker("fieldloop, one direction", [sys.executable, script, "--worker", one], threads))
     if arguments.allegro_pol is None:
         return workers
     python = str(peer_python(arguments.environment))

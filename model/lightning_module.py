@@ -1,4 +1,4 @@
-"""The training of one network as a LightningModule, and what happens at the end of an epoch.
+"""Training of a network, or of a committee in one pass, as a LightningModule, and what ends an epoch.
 
 Everything that a checkpoint needs beside weights and optimizer (averaged weights, running norm of the gradient,
 learning curve) is part of the module's state, so Lightning's own checkpoints resume bitwise on a CPU. They hold
@@ -7,9 +7,9 @@ tensors, numbers and texts alone and are read with ``weights_only=True``.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
+import statistics
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -19,60 +19,62 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from .data import LabelledBatch
-from .losses import DIRECTIONAL, SquaredErrors, evaluate, loss_sums, residuals, score
+from .losses import DIRECTIONAL, SquaredErrors, evaluate, loss_sums, residuals
+from .member import Member
 from .network import EnthalpyNetwork
 from .responses import Responses, compute_responses
 from .settings import EpochRecord, TrainingSettings
+from .stack import NetworkStack, repeat_batch
 from .steps import Step, StepData, StepSampler, step_loader
 
 VALIDATION = "validation"
-"""Metric that early stopping watches: ``losses.score`` of the averaged weights."""
+"""Metric that early stopping watches: ``losses.score`` of the averaged weights, mean over the members."""
+
+Rows = tuple[EpochRecord, ...]
+"""One row of the learning curve of each member."""
 
 
 class EnthalpyTraining(LightningModule):
-    """An optimizer with an exponential moving average of the weights.
+    """An optimizer with an exponential moving average of the weights, for one network or several in one pass.
 
     Args:
-        network: trained in place.
+        networks: trained in place; members of a committee have one architecture and see the same frames in each step.
         settings: how.
         data: the steps.
         validation: batches that judge the averaged weights.
         seed: of the order of the frames.
     """
 
-    norm: Tensor
-
     def __init__(
         self,
-        network: EnthalpyNetwork,
+        networks: Sequence[EnthalpyNetwork],
         settings: TrainingSettings,
         data: StepData,
         validation: Sequence[LabelledBatch],
         seed: int,
     ) -> None:
         super().__init__()
-        self.network, self.settings = network, settings
-        self.average = copy_of(network).requires_grad_(False)
-        self.best = copy_of(network).requires_grad_(False) if settings.early_stop else None
-        self.best_score = math.inf
-        self.register_buffer("norm", torch.zeros((), dtype=torch.float64))
-        self.curve: list[EpochRecord] = []
+        self.settings = settings
+        self._members = [Member(network, settings) for network in networks]
+        self.members = nn.ModuleList(self._members)
+        # A tuple keeps it from being a submodule: its parameters are the members'.
+        self._stack = (NetworkStack(networks),)
         self._data, self._validation, self._seed = data, validation, seed
         self._steps_per_epoch = len(StepSampler(data.examples, settings, seed))
         self._epoch_started = self._started = 0.0
         self._steps = 0
-        self._terms: dict[str, float] = {}
-        self._trained: list[Tensor] = [p for p in network.parameters() if p.requires_grad]
-        pairs = zip(self.average.parameters(), network.parameters(), strict=True)
-        self._averaged: list[Tensor] = [average for average, p in pairs if p.requires_grad]
 
-    def result(self) -> EnthalpyNetwork:
-        """The averaged weights: the last ones, or the best ones where training may stop early."""
-        return self.best if self.best is not None and math.isfinite(self.best_score) else self.average
+    def results(self) -> list[EnthalpyNetwork]:
+        """What each network became."""
+        return [member.result() for member in self._members]
+
+    def curves(self) -> list[tuple[EpochRecord, ...]]:
+        """The learning curve of each network."""
+        return [tuple(member.curve) for member in self._members]
 
     def setup(self, stage: str) -> None:
         """Lightning greets and warns in every process of its own, of which only this hook runs before the training."""
@@ -82,12 +84,12 @@ class EnthalpyTraining(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The learning rate is set before each step."""
-        rate = self.settings.learning_rate
+        rate, trained = self.settings.learning_rate, [p for member in self._members for p in member.trained]
         if self.settings.optimizer == "adam":
-            return torch.optim.Adam(self._trained, lr=rate, betas=(0.9, 0.99))
+            return torch.optim.Adam(trained, lr=rate, betas=(0.9, 0.99))
         from pytorch_optimizer import SOAP  # noqa: PLC0415  (a second to import)
 
-        return SOAP(self._trained, lr=rate, betas=(0.95, 0.95), weight_decay=0.0)
+        return SOAP(trained, lr=rate, betas=(0.95, 0.95), weight_decay=0.0)
 
     def train_dataloader(self) -> DataLoader[Step]:
         """The steps of this device."""
@@ -109,14 +111,16 @@ class EnthalpyTraining(LightningModule):
 
     def training_step(self, step: Step, _: int) -> Tensor:
         """The loss of a step. On several devices its gradient adds up to that of all their frames in one batch."""
-        parts = [residuals(self._predict(batch, step.directions), batch, step.directions) for batch in step.batches]
-        sums, counts = loss_sums(parts, self.settings)
+        size = len(self._members)
+        copies = [repeat_batch(batch, size) for batch in step.batches]
+        parts = [residuals(self._predict(batch, step.directions), batch, step.directions) for batch in copies]
+        sums, counts = loss_sums(parts, self.settings, size)
         if not step.counts:
             sums, counts = {name: 0 * value for name, value in sums.items()}, dict.fromkeys(counts, 0)
         totals = self._totals(counts)
         terms = {name: value / max(totals[name], 1) for name, value in sums.items()}
         value = torch.stack([*terms.values()]).sum()
-        self._take_note(value, terms)
+        self._take_note(terms)
         # Lightning's DDP takes the mean of the gradients, and this is a part of a sum.
         return value * self.trainer.world_size
 
@@ -128,7 +132,7 @@ class EnthalpyTraining(LightningModule):
             return any(name in used and batch.holds(name) for name in names)
 
         return compute_responses(
-            self.network,
+            self._stack[0],
             batch.graph,
             stress=needed("stress"),
             born=needed(*DIRECTIONAL),
@@ -145,31 +149,36 @@ class EnthalpyTraining(LightningModule):
         torch.distributed.all_reduce(numbers)
         return dict(zip(names, numbers.tolist(), strict=True))
 
-    def _take_note(self, value: Tensor, terms: dict[str, Tensor]) -> None:
-        number = float(value.detach())
-        if not math.isfinite(number):
-            raise FloatingPointError(
-                f"the loss is {number} at step {self.global_step}: lower the learning rate or check the labels"
-            )
+    def _take_note(self, terms: dict[str, Tensor]) -> None:
+        """Add a step's terms up; each member has its own.
+
+        Raises:
+            FloatingPointError: a loss is not finite.
+        """
+        numbers = {name: term.detach().tolist() for name, term in terms.items()}
+        for place, member in enumerate(self._members):
+            value = math.fsum(of_members[place] for of_members in numbers.values())
+            if not math.isfinite(value):
+                raise FloatingPointError(
+                    f"the loss is {value} at step {self.global_step}: lower the learning rate or check the labels"
+                )
+            for name, of_members in numbers.items():
+                member.terms[name] = member.terms.get(name, 0.0) + of_members[place]
         self._steps += 1
-        for name, term in terms.items():
-            self._terms[name] = self._terms.get(name, 0.0) + float(term.detach())
 
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
-        """Clip against the running mean of the gradient's norm; called right before the optimizer's step."""
+        """Called right before the optimizer's step."""
         for group in optimizer.param_groups:
             group["lr"] = self.learning_rate(self.global_step)
-        before = float(self.norm)
-        limit = self.settings.gradient_clip * before if before else math.inf
-        norm = float(torch.nn.utils.clip_grad_norm_(self._trained, limit))
-        self.norm.fill_(0.95 * before + 0.05 * min(norm, limit) if before else norm)
+        for member in self._members:
+            member.clip(self.settings.gradient_clip)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Move the average towards the weights."""
+        """Move the averages."""
         step = self.global_step - 1
         decay = min(self.settings.ema_decay, (1 + step) / (10 + step))
-        with torch.no_grad():
-            torch._foreach_lerp_(self._averaged, self._trained, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
+        for member in self._members:
+            member.follow(decay)
 
     def transfer_batch_to_device(self, batch: Step, device: torch.device, dataloader_idx: int) -> Step:
         """Steps are frozen dataclasses, which Lightning does not move by itself."""
@@ -177,71 +186,68 @@ class EnthalpyTraining(LightningModule):
 
     def on_train_start(self) -> None:
         """Time goes on from where a resumed run stood."""
-        self._started = time.monotonic() - (self.curve[-1].seconds if self.curve else 0.0)
+        curve = self._members[0].curve
+        self._started = time.monotonic() - (curve[-1].seconds if curve else 0.0)
 
     def on_train_epoch_start(self) -> None:
-        """Begin a row of the learning curve."""
+        """Begin a row of the learning curves."""
         self._epoch_started = time.monotonic()
-        self._steps, self._terms = 0, {}
+        self._steps = 0
+        for member in self._members:
+            member.terms = {}
 
     def on_train_epoch_end(self) -> None:
-        """Validate where it is due, and add a row to the learning curve."""
+        """Validate where it is due, and add a row to the learning curves."""
         settings, epoch = self.settings, self.current_epoch + 1
         seconds = time.monotonic() - self._epoch_started
-        errors: dict[str, float] = {}
-        if self._validation and (epoch % settings.validate_every == 0 or epoch == settings.epochs):
-            errors = self._validate()
-        terms = self._mean_terms()
-        row = EpochRecord(
-            epoch=epoch,
-            seconds=time.monotonic() - self._started,
-            loss=math.fsum(terms.values()),
-            terms=terms,
-            validation=errors,
-            learning_rate=self.learning_rate(self.global_step - 1),
-            steps_per_second=self._steps / max(seconds, 1e-9),
-        )
-        self.curve.append(row)
+        due = bool(self._validation) and (epoch % settings.validate_every == 0 or epoch == settings.epochs)
+        for member in self._members:
+            errors = self._validate(member) if due else {}
+            terms = self._mean_terms(member)
+            member.curve.append(
+                EpochRecord(
+                    epoch=epoch,
+                    seconds=time.monotonic() - self._started,
+                    loss=math.fsum(terms.values()),
+                    terms=terms,
+                    validation=errors,
+                    learning_rate=self.learning_rate(self.global_step - 1),
+                    steps_per_second=self._steps / max(seconds, 1e-9),
+                )
+            )
         # The last known score, as early stopping looks at every epoch.
-        self.log(VALIDATION, self._last_score(), sync_dist=self.trainer.world_size > 1)
+        scores = [member.last_score(settings.tolerances) for member in self._members]
+        self.log(VALIDATION, statistics.fmean(scores), sync_dist=self.trainer.world_size > 1)
         if self.logger is not None:
-            self.logger.log_metrics({"loss": row.loss, **{f"rmse/{k}": v for k, v in errors.items()}}, step=epoch)
+            self.logger.log_metrics(self._metrics(), step=epoch)
 
-    def _last_score(self) -> float:
-        last = next((row.validation for row in reversed(self.curve) if row.validation), None)
-        return math.inf if last is None else score(last, self.settings.tolerances)
+    def _metrics(self) -> dict[str, float]:
+        """The last row of each member, for a logger."""
+        metrics = {}
+        for place, member in enumerate(self._members):
+            row, prefix = member.curve[-1], f"{place}/" if len(self._members) > 1 else ""
+            metrics |= {f"{prefix}loss": row.loss, **{f"{prefix}rmse/{k}": v for k, v in row.validation.items()}}
+        return metrics
 
-    def _validate(self) -> dict[str, float]:
+    def _validate(self, member: Member) -> dict[str, float]:
         """RMSE by label of the averaged weights; each device takes its share of the batches."""
         share = self._validation[self.global_rank :: self.trainer.world_size]
-        total = evaluate(self.average, share)
+        total = evaluate(member.average, share)
         if self.trainer.world_size > 1:
             gathered: list[Any] = [None] * self.trainer.world_size
             torch.distributed.all_gather_object(gathered, total)
             total = sum(gathered, SquaredErrors({}, {}))
         errors = total.rmse()
-        if self.best is not None and (value := score(errors, self.settings.tolerances)) < self.best_score:
-            self.best_score = value
-            self.best.load_state_dict(self.average.state_dict())
+        member.judged(errors, self.settings.tolerances)
         return errors
 
-    def _mean_terms(self) -> dict[str, float]:
+    def _mean_terms(self, member: Member) -> dict[str, float]:
         """Mean over the steps of what each label adds to the loss; each device has its part of the sum."""
         names = self.settings.tolerances.used()
-        sums = torch.tensor([self._terms.get(name, 0.0) for name in names], dtype=torch.float64, device=self.device)
+        sums = torch.tensor([member.terms.get(name, 0.0) for name in names], dtype=torch.float64, device=self.device)
         if self.trainer.world_size > 1:
             torch.distributed.all_reduce(sums)
         return {name: value / self._steps for name, value in zip(names, sums.tolist(), strict=True) if value}
-
-    def get_extra_state(self) -> str:
-        """What is no tensor, as text."""
-        return json.dumps({"best_score": self.best_score, "curve": [row.model_dump() for row in self.curve]})
-
-    def set_extra_state(self, state: str) -> None:
-        """The counterpart."""
-        read = json.loads(state)
-        self.best_score = read["best_score"]
-        self.curve = [EpochRecord(**row) for row in read["curve"]]
 
 
 class EpochEnd(Checkpoint):
@@ -249,30 +255,23 @@ class EpochEnd(Checkpoint):
 
     Args:
         path: of the checkpoint; None for none.
-        progress: called with each row of the learning curve.
+        progress: called with the last row of each learning curve.
     """
 
     best_model_path = ""
     """Lightning asks for it where the run was in processes of its own."""
 
-    def __init__(self, path: Path | None, progress: Callable[[EpochRecord], None] | None) -> None:
+    def __init__(self, path: Path | None, progress: Callable[[Rows], None] | None) -> None:
         self.path, self.progress = path, progress
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """After the module's own."""
         assert isinstance(pl_module, EnthalpyTraining)  # noqa: S101
-        row = pl_module.curve[-1]
-        if self.path is not None and row.epoch % pl_module.settings.checkpoint_every == 0:
+        rows = tuple(curve[-1] for curve in pl_module.curves())
+        if self.path is not None and rows[0].epoch % pl_module.settings.checkpoint_every == 0:
             part = self.path.with_name(f".{self.path.name}.part")
             trainer.save_checkpoint(part)
             if trainer.is_global_zero:
                 part.replace(self.path)
         if self.progress is not None and trainer.is_global_zero:
-            self.progress(row)
-
-
-def copy_of(network: EnthalpyNetwork) -> EnthalpyNetwork:
-    """A network of its own with the same weights."""
-    copy = EnthalpyNetwork(network.config)
-    copy.load_state_dict(network.state_dict())
-    return copy.to(network.device)
+            self.progress(rows)

@@ -99,25 +99,30 @@ def evaluate(model: EnthalpyNetwork, batches: Sequence[LabelledBatch]) -> Square
 
 
 def loss_sums(
-    parts: Sequence[Mapping[str, Residual]], settings: TrainingSettings
+    parts: Sequence[Mapping[str, Residual]], settings: TrainingSettings, members: int = 1
 ) -> tuple[dict[str, Tensor], dict[str, int]]:
-    """Sum of rho over the components of each label that enters the loss, and their number, over several batches."""
+    """Sum of rho over the components of each label that enters the loss, and their number, over several batches.
+
+    Batches of several members hold their copies one after the other: sums are by member, (members,), numbers are those
+    of one.
+    """
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
     for name in settings.tolerances.used():
         for part in parts:
             if name in part:
-                value = _rho(part[name], getattr(settings.tolerances, name), settings).sum()
+                rho = _rho(part[name], getattr(settings.tolerances, name), settings)
+                value = rho.reshape(members, -1).sum(1)
                 sums[name] = sums[name] + value if name in sums else value
-                counts[name] = counts.get(name, 0) + part[name].error.numel()
+                counts[name] = counts.get(name, 0) + part[name].error.numel() // members
     if not sums:
         raise ValueError("no label enters the loss: the frames have none of those with a tolerance")
     return sums, counts
 
 
-def loss(predicted: Responses, batch: LabelledBatch, settings: TrainingSettings) -> Tensor:
-    """The loss of one batch."""
-    sums, counts = loss_sums([residuals(predicted, batch)], settings)
+def loss(predicted: Responses, batch: LabelledBatch, settings: TrainingSettings, members: int = 1) -> Tensor:
+    """The loss of one batch; of several members, the sum of their losses."""
+    sums, counts = loss_sums([residuals(predicted, batch)], settings, members)
     return torch.stack([value / counts[name] for name, value in sums.items()]).sum()
 
 

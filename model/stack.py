@@ -7,24 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, stack_module_state, vmap
+from torch.func import functional_call, vmap
 
 from .data import LabelledBatch
 from .graph import Graph
 from .interface import EnthalpyModel
-from .losses import loss
 from .network import EnthalpyNetwork
 from .responses import Responses, compute_responses
-from .settings import NetworkConfig, TrainingSettings
+from .settings import NetworkConfig
 
 
 class NetworkStack(EnthalpyModel):
     """K networks that differ in their weights, references and mean number of neighbours only.
 
-    Its parameters are the members' with a leading axis K. It copies them: train the stack, then ask for ``members``.
+    Its parameters are its members' own, each a leaf of its own: what trains the stack trains the members, and an
+    optimizer that looks at whole weights (SOAP) sees those of one network at a time.
 
     Args:
         members: networks on one device.
@@ -40,44 +41,29 @@ class NetworkStack(EnthalpyModel):
         if len({architecture(member.config) for member in members}) > 1:
             raise ValueError("networks of different architectures cannot be stacked: give members of one architecture")
         self.species, self.cutoff = members[0].species, members[0].cutoff
-        self.configs = [member.config for member in members]
-        parameters, buffers = stack_module_state(list[nn.Module](members))
-        self._names = list(parameters)
-        self.stacked = nn.ParameterList([nn.Parameter(value.detach()) for value in parameters.values()])
-        self._buffer_names = list(buffers)
-        for index, value in enumerate(buffers.values()):
-            self.register_buffer(f"buffer_{index}", value)
-        # A tuple keeps it from being a submodule: it lends its code, not its weights.
-        self._template = (EnthalpyNetwork(members[0].config).to(members[0].device),)
+        self.members = nn.ModuleList(members)
 
     def __len__(self) -> int:
-        return len(self.configs)
+        return len(self.members)
 
     def forward(self, graph: Graph) -> Tensor:
         """Enthalpies of a graph made by ``repeat_graph``, eV, (K B,)."""
         size = len(self)
+        if size == 1:
+            return self.members[0](graph)
         n, b = graph.n_atoms // size, graph.n_structures // size
         shared = (graph.species[:n], graph.structure[:n], graph.neighbours[:n], graph.shifts[:n], graph.mask[:n])
 
-        def one(parameters: dict[str, Tensor], positions: Tensor, cell: Tensor, field: Tensor) -> Tensor:
-            return functional_call(self._template[0], parameters, (Graph(positions, cell, field, *shared),))
+        def one(state: dict[str, Tensor], positions: Tensor, cell: Tensor, field: Tensor) -> Tensor:
+            return functional_call(self.members[0], state, (Graph(positions, cell, field, *shared),))
 
         geometry = (graph.positions.view(size, n, 3), graph.cell.view(size, b, 3, 3), graph.field.view(size, b, 3))
-        return vmap(one)(self._state(), *geometry).flatten()
+        return vmap(one)(self._stacked(), *geometry).flatten()
 
-    def members(self) -> list[EnthalpyNetwork]:
-        """The networks, as copies."""
-        networks = []
-        for index, config in enumerate(self.configs):
-            network = EnthalpyNetwork(config).to(self.device)
-            state = {name: value[index].detach() for name, value in self._state().items()}
-            network.load_state_dict({name: state[name] for name in network.state_dict()})
-            networks.append(network)
-        return networks
-
-    def _state(self) -> dict[str, Tensor]:
-        state: dict[str, Tensor] = dict(zip(self._names, self.stacked, strict=True))
-        return state | {name: getattr(self, f"buffer_{i}") for i, name in enumerate(self._buffer_names)}
+    def _stacked(self) -> dict[str, Tensor]:
+        """Weights and buffers of the members by name, with a leading axis K."""
+        states = [dict(chain(member.named_parameters(), member.named_buffers())) for member in self.members]
+        return {name: torch.stack([state[name] for state in states]) for name in states[0]}
 
 
 def architecture(config: NetworkConfig) -> str:
@@ -86,7 +72,9 @@ def architecture(config: NetworkConfig) -> str:
 
 
 def repeat_graph(graph: Graph, copies: int) -> Graph:
-    """K copies of a batch, one after the other."""
+    """K copies of a batch, one after the other; of one, the batch itself."""
+    if copies == 1:
+        return graph
 
     def repeated(tensor: Tensor) -> Tensor:
         return tensor.repeat(copies, *[1] * (tensor.dim() - 1))
@@ -114,24 +102,11 @@ def stack_responses(stack: NetworkStack, graph: Graph, *, stress: bool = False, 
     return Responses(*(None if value is None else value.unflatten(0, (size, -1)) for value in values))  # type: ignore[arg-type]
 
 
-def stack_loss(stack: NetworkStack, batch: LabelledBatch, settings: TrainingSettings) -> Tensor:
-    """The sum of the losses of all members on one batch: its gradient is that of every member's own loss.
+def repeat_batch(batch: LabelledBatch, copies: int) -> LabelledBatch:
+    """K copies of a labelled batch, one after the other; of one, the batch itself."""
+    if copies == 1:
+        return batch
 
-    With an optimizer that treats each weight for itself (Adam), a step on it is K steps of K networks.
-    """
-    used = settings.tolerances.used()
-    copies = _repeat_batch(batch, len(stack))
-    predicted = compute_responses(
-        stack,
-        copies.graph,
-        stress="stress" in used and batch.holds("stress"),
-        born=any(name in used and batch.holds(name) for name in ("born_effective_charges", "polarizability")),
-        create_graph=True,
-    )
-    return len(stack) * loss(predicted, copies, settings)
-
-
-def _repeat_batch(batch: LabelledBatch, copies: int) -> LabelledBatch:
     def repeated(tensor: Tensor) -> Tensor:
         return tensor.repeat(copies, *[1] * (tensor.dim() - 1))
 

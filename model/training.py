@@ -1,4 +1,4 @@
-"""Training one network on Lightning: any labels, any fields, several devices, checkpoints, bitwise resume on a CPU."""
+"""Training on Lightning, of one network or of a committee: any labels, several devices, bitwise resume on a CPU."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
@@ -79,7 +80,33 @@ def train(
         TrainingDataError: frames that cannot be trained on, or that are in two sets; a checkpoint that is none.
         FloatingPointError: the loss is not finite.
     """
-    config = model.config
+    told = None if progress is None else partial(_tell_first, progress)
+    return train_committee(
+        [model], training, validation, settings, seed=seed, replay=replay, checkpoint=checkpoint, progress=told
+    )[0]
+
+
+def train_committee(
+    members: Sequence[EnthalpyNetwork],
+    training: Sequence[LabelledFrame],
+    validation: Sequence[LabelledFrame],
+    settings: TrainingSettings,
+    *,
+    seed: int = 0,
+    replay: Sequence[LabelledFrame] = (),
+    checkpoint: Path | None = None,
+    progress: Callable[[tuple[EpochRecord, ...]], None] | None = None,
+) -> list[TrainingResult]:
+    """Train networks of one architecture together, in place: one pass for all of them, the same frames in each step.
+
+    Every network takes the steps that it would take alone with the same seed, up to rounding. With ``early_stop``, training ends when
+    the mean of their validations has not become better; each keeps its own best weights. Arguments and errors are
+    those of ``train``; ``progress`` is called with a row for each member.
+
+    Raises:
+        ValueError: no member, or members of different architectures.
+    """
+    config = members[0].config
     check_frames(training, "training", config.species, config.reference_charges)
     for frames, what in ((validation, "validation"), (replay, "replay")):
         if frames:
@@ -88,37 +115,46 @@ def train(
         shared = {f.frame.frame_id for f in one} & {f.frame.frame_id for f in validation}
         if shared:
             raise TrainingDataError(f"{len(shared)} frames are both in the {what} and the validation set")
-    run = _fit(model, training, _batches(model, validation), settings, seed, replay, checkpoint, progress)
-    return TrainingResult(
-        model=run.model,
-        curve=run.curve,
-        training=evaluate(run.model, _batches(model, training)).rmse(),
-        validation=evaluate(run.model, _batches(model, validation)).rmse(),
-        seconds=run.curve[-1].seconds,
-    )
+    judges = _batches(members[0], validation)
+    fit = _fit(members, training, judges, settings, seed, replay, checkpoint, progress)
+    known = _batches(members[0], training)
+    return [
+        TrainingResult(
+            model=model,
+            curve=curve,
+            training=evaluate(model, known).rmse(),
+            validation=evaluate(model, judges).rmse(),
+            seconds=curve[-1].seconds,
+        )
+        for model, curve in zip(fit.models, fit.curves, strict=True)
+    ]
+
+
+def _tell_first(progress: Callable[[EpochRecord], None], rows: tuple[EpochRecord, ...]) -> None:
+    progress(rows[0])
 
 
 @dataclass(frozen=True)
 class _Fit:
-    model: EnthalpyNetwork
-    curve: tuple[EpochRecord, ...]
+    models: list[EnthalpyNetwork]
+    curves: list[tuple[EpochRecord, ...]]
 
 
 def _fit(
-    model: EnthalpyNetwork,
+    members: Sequence[EnthalpyNetwork],
     training: Sequence[LabelledFrame],
     validation: Sequence[LabelledBatch],
     settings: TrainingSettings,
     seed: int,
     replay: Sequence[LabelledFrame],
     checkpoint: Path | None,
-    progress: Callable[[EpochRecord], None] | None,
+    progress: Callable[[tuple[EpochRecord, ...]], None] | None,
 ) -> _Fit:
     from .lightning_module import EnthalpyTraining  # noqa: PLC0415  (Lightning takes seconds to import)
 
     examples = ExampleSet(training, replay, settings.field_points > 0)
-    data = StepData(examples, model, settings.tolerances.used())
-    module = EnthalpyTraining(model, settings, data, validation, seed)
+    data = StepData(examples, members[0], settings.tolerances.used())
+    module = EnthalpyTraining(members, settings, data, validation, seed)
     resumed = checkpoint if checkpoint is not None and checkpoint.exists() else None
     unreadable = TrainingDataError(f"{resumed} cannot be read as a checkpoint: remove it to start anew")
     if resumed is not None and not is_zipfile(resumed):
@@ -131,11 +167,13 @@ def _fit(
             if resumed is None:
                 raise
             raise unreadable from error
-    return _Fit(module.result().to("cpu"), tuple(module.curve))
+    return _Fit([model.to("cpu") for model in module.results()], module.curves())
 
 
 def _trainer(
-    settings: TrainingSettings, checkpoint: Path | None, progress: Callable[[EpochRecord], None] | None
+    settings: TrainingSettings,
+    checkpoint: Path | None,
+    progress: Callable[[tuple[EpochRecord, ...]], None] | None,
 ) -> Trainer:
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment  # noqa: PLC0415
     from lightning.pytorch import Trainer  # noqa: PLC0415

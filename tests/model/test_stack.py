@@ -1,16 +1,16 @@
 """Committees in one pass: the same numbers as the members one by one, and the same training steps."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
 from fieldloop.model.committee import predict
 from fieldloop.model.data import make_batch
 from fieldloop.model.losses import loss
+from fieldloop.model.member import copy_of
 from fieldloop.model.responses import Responses, compute_responses
 from fieldloop.model.settings import TrainingSettings
-from fieldloop.model.stack import NetworkStack, stack_loss, stack_responses
+from fieldloop.model.stack import NetworkStack, repeat_batch, stack_responses
+from fieldloop.model.training import train, train_committee
 from numpy.testing import assert_allclose
 
 FIELD = (0.05, -0.02, 0.08)
@@ -36,36 +36,45 @@ def test_responses_are_those_of_the_members(members, make_frame, make_graph):
             assert_allclose(getattr(together, name)[index], getattr(alone, name), rtol=1e-10, atol=1e-11)
 
 
-def test_steps_are_those_of_the_members(members, make_frame, make_labelled, make_network):
-    """Two steps of Adam on the stack move every member as two steps of its own; a missing label stays masked."""
+def test_training_together_is_training_alone(members, make_frame, make_labelled, make_network):
+    """Each member takes the steps that it takes alone with the same seed; a missing label stays masked."""
     teacher = make_network(seed=11)
-    frames = [make_labelled(make_frame(5), teacher), make_labelled(make_frame(6, cubic=False), teacher, stress=None)]
-    batch = make_batch(frames, members[0])
-    settings = TrainingSettings()
-    stack = NetworkStack(members)
-    own = [(network.parameters(), partial(_own_loss, network, batch, settings)) for network in members]
-    for parameters, value in [(stack.parameters(), partial(stack_loss, stack, batch, settings)), *own]:
-        optimizer = torch.optim.Adam(parameters, lr=1e-3)
-        for _ in range(2):
-            optimizer.zero_grad()
-            value().backward()
-            optimizer.step()
-    for trained, alone in zip(stack.members(), members, strict=True):
-        for a, b in zip(trained.state_dict().values(), alone.state_dict().values(), strict=True):
+    labels = [make_labelled(make_frame(5), teacher), make_labelled(make_frame(6, cubic=False), teacher, stress=None)]
+    judge = [make_labelled(make_frame(7), teacher)]
+    settings = TrainingSettings(epochs=2, batch_size=1, learning_rate=1e-3, optimizer="adam", validate_every=1)
+    alone = [train(copy_of(member), labels, judge, settings, seed=3) for member in members]
+    together = train_committee([copy_of(member) for member in members], labels, judge, settings, seed=3)
+    for one, both in zip(alone, together, strict=True):
+        assert_allclose(list(both.validation.values()), list(one.validation.values()), rtol=1e-5)
+        assert_allclose(both.curve[-1].loss, one.curve[-1].loss, rtol=1e-6)
+        for a, b in zip(both.model.state_dict().values(), one.model.state_dict().values(), strict=True):
             # Adam divides by the size of a gradient: rounding shows in the weights that hardly have one.
             assert_allclose(a, b, atol=1e-7)
+    assert len({result.curve[-1].loss for result in together}) == len(members)
 
 
-def _own_loss(network, batch, settings):
-    predicted = compute_responses(network, batch.graph, stress=True, born=True, create_graph=True)
-    return loss(predicted, batch, settings)
+def test_no_member_depends_on_the_others(members, make_frame, make_labelled, make_network):
+    """SOAP looks at whole weights, but at one network's at a time."""
+    labels = [make_labelled(make_frame(5), make_network(seed=11))]
+    settings = TrainingSettings(epochs=5, batch_size=1, tolerances={"stress": None})
+    first, other = (
+        train_committee([copy_of(members[0]), copy_of(fellow)], labels, [], settings)[0].model for fellow in members[1:]
+    )
+    for a, b in zip(first.state_dict().values(), other.state_dict().values(), strict=True):
+        assert_allclose(a, b, atol=1e-9)
+    assert not torch.equal(first.edge_weights, members[0].edge_weights)
 
 
-def test_members_come_out_as_they_went_in(members):
-    for before, after in zip(members, NetworkStack(members).members(), strict=True):
-        assert before.config == after.config
-        state = after.state_dict()
-        assert all(torch.equal(value, state[name]) for name, value in before.state_dict().items())
+def test_the_loss_of_a_stack_is_the_sum_of_its_members(members, make_frame, make_labelled, make_network):
+    batch = make_batch([make_labelled(make_frame(5), make_network(seed=11))], members[0])
+    copies = repeat_batch(batch, len(members))
+    predicted = compute_responses(NetworkStack(members), copies.graph, stress=True, born=True)
+    total = loss(predicted, copies, TrainingSettings(), len(members))
+    alone = [
+        loss(compute_responses(member, batch.graph, stress=True, born=True), batch, TrainingSettings())
+        for member in members
+    ]
+    assert_allclose(total, sum(alone), rtol=1e-12)
 
 
 def test_committee_of_different_architectures(make_network, make_frame):
