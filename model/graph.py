@@ -18,8 +18,31 @@ from ..dft_inputs.records import Frame
 
 
 @dataclass(frozen=True)
+class Environments:
+    """The surroundings of N atoms: all that a strictly local model sees of a system.
+
+    Attributes:
+        vectors: from each atom to its neighbours, A, (N, K, 3); unit vectors along x where masked.
+        mask: True for real neighbours, (N, K).
+        species: index into the model's species, (N,).
+        neighbour_species: (N, K).
+        field: V/A, (B, 3).
+        structure: row of ``field`` that each atom is in, (N,).
+    """
+
+    vectors: Tensor
+    mask: Tensor
+    species: Tensor
+    neighbour_species: Tensor
+    field: Tensor
+    structure: Tensor
+
+
+@dataclass(frozen=True)
 class Graph:
     """B structures with N atoms in all and at most K neighbours per atom.
+
+    The geometry may be of higher precision than the model: it is rounded after differences are taken.
 
     Attributes:
         positions: A, (N, 3), unwrapped.
@@ -53,10 +76,36 @@ class Graph:
 
     def vectors(self) -> Tensor:
         """Vectors from each atom to its neighbours, A, (N, K, 3); masked entries are unit vectors along x."""
-        offsets = torch.einsum("nkc,ncx->nkx", self.shifts, self.cell[self.structure])
-        vectors = self.positions[self.neighbours] - self.positions[:, None, :] + offsets
+        return self._vectors(self.positions, self.neighbours, self.shifts, self.mask, self.structure)
+
+    def environments(self, dtype: torch.dtype) -> Environments:
+        """What a local model of a floating type sees."""
+        return Environments(
+            vectors=self.vectors().to(dtype),
+            mask=self.mask,
+            species=self.species,
+            neighbour_species=self.species[self.neighbours],
+            field=self.field.to(dtype),
+            structure=self.structure,
+        )
+
+    def environments_of(self, atoms: slice, dtype: torch.dtype) -> Environments:
+        """What a local model sees of some of the atoms, with the field of each."""
+        neighbours, mask, structure = self.neighbours[atoms], self.mask[atoms], self.structure[atoms]
+        return Environments(
+            vectors=self._vectors(self.positions[atoms], neighbours, self.shifts[atoms], mask, structure).to(dtype),
+            mask=mask,
+            species=self.species[atoms],
+            neighbour_species=self.species[neighbours],
+            field=self.field[structure].to(dtype),
+            structure=torch.arange(len(structure), device=structure.device),
+        )
+
+    def _vectors(self, centres: Tensor, neighbours: Tensor, shifts: Tensor, mask: Tensor, structure: Tensor) -> Tensor:
+        offsets = torch.einsum("nkc,ncx->nkx", shifts, self.cell[structure])
+        vectors = self.positions[neighbours] - centres[:, None, :] + offsets
         padding = vectors.new_tensor([1.0, 0.0, 0.0])
-        return torch.where(self.mask[..., None], vectors, padding)
+        return torch.where(mask[..., None], vectors, padding)
 
     def sum_structures(self, per_atom: Tensor) -> Tensor:
         """Sum (N, ...) over the atoms of each structure, (B, ...)."""

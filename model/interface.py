@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from .graph import Graph
+from .graph import Environments, Graph
 
 
 class EnthalpyModel(nn.Module, ABC):
@@ -34,3 +34,23 @@ class EnthalpyModel(nn.Module, ABC):
     def device(self) -> torch.device:
         """Device of the parameters."""
         return next((p.device for p in (*self.parameters(), *self.buffers())), torch.device("cpu"))
+
+
+class LocalModel(EnthalpyModel):
+    """A strictly local enthalpy, U = sum_i u(environment of i, E) - E . sum_i q_i r_i.
+
+    Attributes:
+        charges: reference charge of each species, e, (S,).
+    """
+
+    charges: Tensor
+
+    @abstractmethod
+    def local_enthalpy(self, environments: Environments) -> Tensor:
+        """Enthalpy of each atom without the reference charges, eV, (N,): invariant, a function of its environment."""
+
+    def forward(self, graph: Graph) -> Tensor:
+        """Electric enthalpy of each structure, eV, (B,)."""
+        charge_dipole = graph.sum_structures(self.charges[graph.species, None] * graph.positions)
+        local = self.local_enthalpy(graph.environments(self.dtype)).to(graph.positions.dtype)
+        return graph.sum_structures(local) - (graph.field * charge_dipole).sum(-1)

@@ -12,8 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .graph import Graph
-from .interface import EnthalpyModel
+from .graph import Environments, Graph
+from .interface import LocalModel
 from .layers.coupling import Coupling, DegreeLinear, Tensors
 from .layers.harmonics import field_harmonics, solid_harmonics
 from .layers.operations import concatenate, row_products
@@ -25,7 +25,7 @@ from .settings import NetworkConfig
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
-class EnthalpyNetwork(EnthalpyModel):
+class EnthalpyNetwork(LocalModel):
     """The network. ``energy_reference`` and ``polarizability_reference`` are set by ``fit_references``.
 
     Args:
@@ -68,40 +68,36 @@ class EnthalpyNetwork(EnthalpyModel):
         finally:
             torch.set_default_dtype(default)
 
-    def forward(self, graph: Graph) -> Tensor:
-        """Electric enthalpy of each structure, eV, (B,)."""
-        charge_dipole = graph.sum_structures(self.charges[graph.species, None] * graph.positions)
-        return graph.sum_structures(self.local_enthalpy(graph)) - (graph.field * charge_dipole).sum(-1)
-
-    def local_enthalpy(self, graph: Graph) -> Tensor:
-        """Enthalpy of each atom without the reference charges, eV, (N,): strictly local, invariant."""
-        scalars, envelope, r = self._edges(graph)
+    def local_enthalpy(self, environments: Environments) -> Tensor:
+        """Enthalpy of each atom without the reference charges, eV, (N,)."""
+        scalars, envelope, r = self._edges(environments)
         per_edge = self.energy_scale * self.readout(scalars).view_as(r) * envelope / self.normalization
+        species = environments.species
         if self.repulsion is not None:
-            pair = self.repulsion(r, graph.species[:, None], graph.species[graph.neighbours])
-            per_edge = per_edge + torch.where(graph.mask, pair, 0.0)
-        energy = self.energy_reference[graph.species]
-        squared_field = graph.field.square().sum(-1)[graph.structure]
-        return per_edge.sum(1) + energy - 0.5 * self.polarizability_reference[graph.species] * squared_field
+            pair = self.repulsion(r, species[:, None], environments.neighbour_species)
+            per_edge = per_edge + torch.where(environments.mask, pair, 0.0)
+        energy = self.energy_reference[species]
+        squared_field = environments.field.square().sum(-1)[environments.structure]
+        return per_edge.sum(1) + energy - 0.5 * self.polarizability_reference[species] * squared_field
 
     def descriptors(self, graph: Graph) -> Tensor:
         """Learned descriptor of each atom, (N, scalars): its edges' last scalars, summed with the envelope."""
-        scalars, envelope, _ = self._edges(graph)
+        scalars, envelope, _ = self._edges(graph.environments(self.dtype))
         return (scalars.view(-1, *envelope.shape) * envelope).sum(2).T / self.normalization
 
-    def _edges(self, graph: Graph) -> tuple[Tensor, Tensor, Tensor]:
+    def _edges(self, environments: Environments) -> tuple[Tensor, Tensor, Tensor]:
         """Edge scalars after all layers (S, N K), envelopes (N, K) and distances (N, K)."""
         config = self.config
-        vectors = graph.vectors()
+        vectors, species = environments.vectors, environments.species
         r = vectors.square().sum(-1).sqrt()
-        envelope = torch.where(graph.mask, polynomial_envelope(r, config.cutoff), 0.0)
+        envelope = torch.where(environments.mask, polynomial_envelope(r, config.cutoff), 0.0)
         directions = (vectors / r[..., None]).transpose(1, 2)
         harmonics = solid_harmonics(directions, config.l_max) * envelope[:, None]
-        field = field_harmonics(graph.field / config.field_scale, config.l_max)[graph.structure]
+        field = field_harmonics(environments.field / config.field_scale, config.l_max)[environments.structure]
 
         kinds = torch.arange(len(config.species), device=r.device)[:, None, None]
-        centre = (graph.species[:, None] == kinds).to(r.dtype).expand(-1, -1, r.shape[1])
-        neighbour = (graph.species[graph.neighbours] == kinds).to(r.dtype)
+        centre = (species[:, None] == kinds).to(r.dtype).expand(-1, -1, r.shape[1])
+        neighbour = (environments.neighbour_species == kinds).to(r.dtype)
         radial = self.bessel(r).movedim(-1, 0) * envelope
         scalars = self.embedding(torch.cat([centre, neighbour, radial]).flatten(1))
 
@@ -109,7 +105,7 @@ class EnthalpyNetwork(EnthalpyModel):
         tensors = _weighted(weights, harmonics)
         to_sum, mix = harmonics / self.normalization, None
         for layer in self.layers:
-            scalars, tensors = layer(scalars, tensors, mix, to_sum, field, graph.species)
+            scalars, tensors = layer(scalars, tensors, mix, to_sum, field, species)
             mix = layer.mix
         return scalars, envelope, r
 

@@ -151,7 +151,7 @@ def check_locality(model: EnthalpyModel, field: Field) -> None:
     c = model.cutoff
     chain = (0.0, 0.6 * c, 1.3 * c, 1.9 * c, 2.55 * c)
     moved = [line_of(model, field, *chain[:2], x, *chain[3:]) for x in (1.3 * c, 1.2 * c)]
-    local = [model.local_enthalpy(graph).detach()[0] for graph in moved]  # type: ignore[operator]
+    local = [model.local_enthalpy(graph.environments(model.dtype)).detach()[0] for graph in moved]  # type: ignore[operator]
     assert float(local[0]) == float(local[1])
     far, near = (compute_responses(model, line_of(model, field, *chain[:4], x), born=True) for x in (2.55 * c, 2.3 * c))
     assert far.born_effective_charges is not None

@@ -1,0 +1,229 @@
+"""Responses of systems of any size: exact, in blocks of centre atoms, with memory that does not grow with the system.
+
+A strictly local model needs of a block its neighbour vectors alone. With u_i the enthalpy of centre i, v_ij = r_j - r_i
+and q_i the reference charges,
+
+    F_j = sum_i (du_j/dv_ji - du_i/dv_ij) + q_j E,  P = -sum_i du_i/dE + sum_i q_i r_i,
+    V sigma = sum_ij du_i/dv_ij v_ij^T - sum_i q_i E r_i^T (symmetrized),
+
+and Z* and alpha are one more derivative of the same. Sums run in float64, in the order of the blocks, so they do not
+depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .graph import Environments, Graph
+from .interface import EnthalpyModel, LocalModel
+from .responses import Responses, compute_responses
+
+_CPU_EDGES = 64 * 48
+"""Of a block on a CPU: its arrays stay in the caches, its operations are long beside their overhead."""
+
+
+@dataclass(frozen=True)
+class BlockPlan:
+    """How a system is divided.
+
+    Attributes:
+        n_atoms: of the batch.
+        block: atoms of a block.
+        threads: blocks at work at a time.
+    """
+
+    n_atoms: int
+    block: int
+    threads: int
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of blocks."""
+        return -(-self.n_atoms // self.block)
+
+    def slices(self) -> list[slice]:
+        """The atoms of each block."""
+        return [slice(start, min(start + self.block, self.n_atoms)) for start in range(0, self.n_atoms, self.block)]
+
+    def __str__(self) -> str:
+        if self.n_blocks == 1:
+            return f"{self.n_atoms:,} atoms at once"
+        return f"{self.n_atoms:,} atoms in {self.n_blocks:,} blocks of {self.block:,}, {self.threads} at a time"
+
+
+def plan_blocks(model: EnthalpyModel, graph: Graph, block: int | None = None) -> BlockPlan:
+    """Blocks that fit the caches of a CPU or the free memory of a GPU; one block for a model that is not local.
+
+    Args:
+        model: the enthalpy.
+        graph: the batch.
+        block: atoms of a block, to choose it yourself.
+
+    Raises:
+        ValueError: a block of less than one atom.
+    """
+    if block is not None and block < 1:
+        raise ValueError(f"a block has one atom or more, not {block}")
+    if not isinstance(model, LocalModel):
+        return BlockPlan(graph.n_atoms, max(graph.n_atoms, 1), 1)
+    if block is None:
+        block = max(_CPU_EDGES // graph.mask.shape[1], 1)
+    threads = torch.get_num_threads() if graph.positions.device.type == "cpu" else 1
+    return BlockPlan(graph.n_atoms, block, min(threads, -(-graph.n_atoms // block)))
+
+
+def responses_in_blocks(
+    model: EnthalpyModel, graph: Graph, *, stress: bool = False, born: bool = False, block: int | None = None
+) -> Responses:
+    """What ``compute_responses`` gives, for a system of any size.
+
+    A system of one block, or a model that is not local, is given to ``compute_responses``, to the bit. Otherwise the
+    responses are float64.
+
+    Args:
+        model: the enthalpy.
+        graph: the batch.
+        stress: also the stress.
+        born: also Born effective charges and polarizability.
+        block: atoms of a block; by default as many as fit the caches of a CPU or the free memory of a GPU.
+
+    Raises:
+        ValueError: a block of less than one atom.
+    """
+    plan = plan_blocks(model, graph, block)
+    if plan.n_blocks == 1 or not isinstance(model, LocalModel):
+        return compute_responses(model, graph, stress=stress, born=born)
+    sums = _Sums(model, graph, stress, born)
+    for atoms, part in _evaluated(model, graph, plan, born):
+        sums.add(atoms, part)
+    return sums.responses()
+
+
+@dataclass(frozen=True)
+class _Derivatives:
+    """Of the enthalpies of n atoms: by their neighbour vectors v and their fields E.
+
+    Attributes:
+        vectors: v, A, (n, K, 3).
+        enthalpy: u, eV, (n,).
+        by_vectors: du/dv, (n, K, 3).
+        by_field: du/dE, (n, 3).
+        mixed: d2u/dE dv, (n, 3, K, 3).
+        by_field_twice: d2u/dE2, (n, 3, 3).
+    """
+
+    vectors: Tensor
+    enthalpy: Tensor
+    by_vectors: Tensor
+    by_field: Tensor
+    mixed: Tensor | None = None
+    by_field_twice: Tensor | None = None
+
+
+def _derivatives(model: LocalModel, environments: Environments, born: bool) -> _Derivatives:
+    vectors = environments.vectors.detach().requires_grad_()
+    field = environments.field.detach().requires_grad_()
+    leaves = (vectors, field)
+    with torch.enable_grad():
+        enthalpy = model.local_enthalpy(
+            Environments(
+                vectors,
+                environments.mask,
+                environments.species,
+                environments.neighbour_species,
+                field,
+                environments.structure,
+            )
+        )
+        first = torch.autograd.grad(enthalpy.sum(), leaves, create_graph=born, materialize_grads=True)
+        if not born:
+            return _Derivatives(vectors.detach(), enthalpy.detach(), *first)
+        rows = [
+            torch.autograd.grad(first[1][:, a].sum(), leaves, retain_graph=True, materialize_grads=True)
+            for a in range(3)
+        ]
+    return _Derivatives(
+        vectors.detach(),
+        enthalpy.detach(),
+        first[0].detach(),
+        first[1].detach(),
+        torch.stack([row[0] for row in rows], dim=1),
+        torch.stack([row[1] for row in rows], dim=1),
+    )
+
+
+def _evaluated(model: LocalModel, graph: Graph, plan: BlockPlan, born: bool) -> Iterator[tuple[slice, _Derivatives]]:
+    """Each block's atoms and derivatives, in order."""
+
+    def one(atoms: slice) -> _Derivatives:
+        return _derivatives(model, graph.environments_of(atoms, model.dtype), born)
+
+    blocks = plan.slices()
+    if plan.threads == 1:
+        yield from ((atoms, one(atoms)) for atoms in blocks)
+        return
+    with _one_thread_each(), ThreadPoolExecutor(plan.threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        yield from zip(blocks, pool.map(one, blocks), strict=True)
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Operations on one thread: the blocks are what runs side by side."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+class _Sums:
+    """Responses as they add up, float64."""
+
+    def __init__(self, model: LocalModel, graph: Graph, stress: bool, born: bool) -> None:
+        self.graph = graph
+        charges = model.charges.double()[graph.species]
+        field = graph.field.double()[graph.structure]
+        positions = graph.positions.double()
+        self.polarization = graph.sum_structures(charges[:, None] * positions)
+        self.enthalpy = -(graph.field.double() * self.polarization).sum(-1)
+        self.forces = charges[:, None] * field
+        self.alpha = self.enthalpy.new_zeros((graph.n_structures, 3, 3))
+        self.virial = self.born = None
+        if stress:
+            self.virial = -graph.sum_structures(charges[:, None, None] * field[:, :, None] * positions[:, None])
+        if born:
+            unit = torch.eye(3, dtype=torch.float64, device=positions.device)
+            self.born = charges[:, None, None] * unit
+
+    def add(self, atoms: slice, part: _Derivatives) -> None:
+        """Add a block."""
+        graph = self.graph
+        structure, neighbours = graph.structure[atoms], graph.neighbours[atoms].flatten()
+        by_vectors = part.by_vectors.double()
+        self.enthalpy.index_add_(0, structure, part.enthalpy.double())
+        self.polarization.index_add_(0, structure, -part.by_field.double())
+        self.forces[atoms] += by_vectors.sum(1)
+        self.forces.index_add_(0, neighbours, -by_vectors.flatten(0, 1))
+        if self.virial is not None:
+            self.virial.index_add_(0, structure, by_vectors.transpose(1, 2) @ part.vectors.double())
+        if part.mixed is not None and part.by_field_twice is not None and self.born is not None:
+            mixed = part.mixed.double().transpose(1, 2)
+            self.born[atoms] += mixed.sum(1)
+            self.born.index_add_(0, neighbours, -mixed.flatten(0, 1))
+            self.alpha.index_add_(0, structure, -part.by_field_twice.double())
+
+    def responses(self) -> Responses:
+        """The totals."""
+        stress = None
+        alpha = None if self.born is None else self.alpha
+        if self.virial is not None:
+            raw = self.virial / self.graph.volume().double()[:, None, None]
+            stress = (raw + raw.transpose(1, 2)) / 2
+        return Responses(self.enthalpy, self.forces, self.polarization, stress, self.born, alpha)
