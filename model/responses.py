@@ -62,7 +62,7 @@ def compute_responses(
     batch = graph.replace(positions=positions, field=field)
     inputs = [positions, field]
     if stress:
-        batch = _strained(batch, strain)
+        batch = strained(batch, strain)
         inputs.append(strain)
     keep = create_graph or born
     with torch.enable_grad():
@@ -100,11 +100,12 @@ def strain_derivative(model: EnthalpyModel, graph: Graph) -> Tensor:
     """
     strain = graph.cell.new_zeros(graph.cell.shape).requires_grad_()
     with torch.enable_grad():
-        enthalpy = model(_strained(graph, strain))
+        enthalpy = model(strained(graph, strain))
         return torch.autograd.grad(enthalpy.sum(), strain)[0].detach()
 
 
-def _strained(graph: Graph, strain: Tensor) -> Graph:
+def strained(graph: Graph, strain: Tensor) -> Graph:
+    """The batch after r -> (1 + strain) r, with a strain (B, 3, 3)."""
     positions = graph.positions + torch.einsum("nab,nb->na", strain[graph.structure], graph.positions)
     cell = graph.cell + torch.einsum("sab,scb->sca", strain, graph.cell)
     return graph.replace(positions=positions, cell=cell)
