@@ -69,7 +69,7 @@ class Integrator:
             polarization=out.polarization,
             work=zero,
             heat=zero,
-            chain=zero.new_zeros((len(zero), 2, self.chain_length)),
+            chain=zero.new_zeros((len(zero), 1 if self.barostat is None else 2, 2, self.chain_length)),
             field_change=torch.zeros_like(out.field),
             polarizability=out.polarizability,
         )
@@ -86,10 +86,10 @@ class Integrator:
         positions, cell = self._drift(state.positions, state.cell, velocities, rate)
         chain, heat = state.chain, state.heat
         if self.thermostat is not None:
-            before = self._kinetic_energy(velocities, rate)
+            before = self.kinetic_energies(velocities, rate)
             after = self.thermostat(Momenta(velocities, rate, chain), before, draw(state.step))
             velocities, rate, chain = after.velocities, after.rate, after.chain
-            heat = heat + self._kinetic_energy(velocities, rate) - before
+            heat = heat + (self.kinetic_energies(velocities, rate) - before).sum(-1)
         positions, cell = self._drift(positions, cell, velocities, rate)
         out = self.electrics.solve(self.evaluate, positions, cell, control, state)
         velocities, rate = self._last_kick(velocities, rate, out.forces, out.stress, cell)
@@ -113,6 +113,13 @@ class Integrator:
             field_change=out.field - state.field,
             polarizability=out.polarizability,
         )
+
+    def kinetic_energies(self, velocities: Tensor, rate: Tensor) -> Tensor:
+        """Of the bodies, atoms and a cell that moves, eV, (B, bodies)."""
+        energies = [self.particles.kinetic_energy(velocities)]
+        if self.barostat is not None:
+            energies.append(self.barostat.kinetic_energy(rate))
+        return torch.stack(energies, 1)
 
     def conserved(self, state: State) -> Tensor:
         """K + U + integral P.dE + energies of bath and cell, eV, (B,): constant up to the error of the integrator.
@@ -153,8 +160,3 @@ class Integrator:
         if self.barostat is None:
             return positions + half * velocities, cell
         return self.barostat.drift(positions, cell, velocities, rate, half)
-
-    def _kinetic_energy(self, velocities: Tensor, rate: Tensor) -> Tensor:
-        """Of atoms and cell, eV, (B,)."""
-        kinetic = self.particles.kinetic_energy(velocities)
-        return kinetic if self.barostat is None else kinetic + self.barostat.kinetic_energy(rate)

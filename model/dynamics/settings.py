@@ -44,7 +44,7 @@ class DynamicsSettings(BaseModel):
         thermostat: of ``npt``.
         thermostat_time: relaxation time of ``csvr`` and ``nose-hoover``, fs.
         pressure: eV/A^3, or text such as ``1 GPa``.
-        barostat_time: in which the cell responds, fs.
+        barostat_time: tau of the cell's mass, (f + 3) k_B T tau^2 / 3, fs; a hard crystal rings several times faster.
         cell: what moves: ``isotropic``, all lengths by one factor; ``anisotropic``, along x, y and z each by its own;
             ``flexible``, all strains. The cell does not turn.
         temperatures: K, one or one per replica; in ``nve`` and ``nph`` that of the initial velocities.

@@ -28,7 +28,8 @@ class State:
         work: integral of the conjugate of ``control`` over it since the start (trapezoid), eV, (B,); at fixed field
             the integral of P.dE.
         heat: energy taken up from a stochastic bath since the start, eV, (B,).
-        chain: positions (no unit) and velocities (1/fs) of a Nose-Hoover chain, (B, 2, M); M is zero without one.
+        chain: positions (no unit) and velocities (1/fs) of a Nose-Hoover chain for each body, atoms and a cell that
+            moves, (B, bodies, 2, M); M is zero without one.
         field_change: of the last step, V/A, (B, 3), where the field is solved for.
         polarizability: estimate of alpha that serves to solve for the field, e^2 A^2/eV, (B, 3, 3).
     """

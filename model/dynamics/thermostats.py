@@ -1,7 +1,7 @@
 """Thermostats: each maps the momenta of a batch over one timestep, between the two half drifts of the integrator.
 
-They act on the atoms and, where the cell moves, on its rate as well. What they exchange with the bath is known, so that
-every ensemble has a conserved quantity.
+A replica has one body, its atoms, or two, where the cell moves as well: each has a bath of its own. What they exchange
+with it is known, so that every ensemble has a conserved quantity.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ class Momenta:
     Attributes:
         velocities: A/fs, (N, 3).
         rate: of the cell, 1/fs, (B, 3, 3).
-        chain: Nose-Hoover chain, (B, 2, M).
+        chain: Nose-Hoover chains of each body, positions and velocities, (B, bodies, 2, M).
     """
 
     velocities: Tensor
     rate: Tensor
     chain: Tensor
 
-    def scaled(self, factor: Tensor, structure: Tensor) -> Momenta:
-        """All momenta of each replica times a factor (B,)."""
-        return replace(
-            self, velocities=factor[structure, None] * self.velocities, rate=factor[:, None, None] * self.rate
-        )
+    def scaled(self, factors: Tensor, structure: Tensor) -> Momenta:
+        """The momenta of each body times its factor, (B, bodies)."""
+        velocities = factors[structure, :1] * self.velocities
+        rate = self.rate if factors.shape[1] == 1 else factors[:, 1, None, None] * self.rate
+        return replace(self, velocities=velocities, rate=rate)
 
 
 class Thermostat(Protocol):
@@ -54,7 +54,7 @@ class Thermostat(Protocol):
 
         Args:
             momenta: before.
-            kinetic: their kinetic energy, cell included, eV, (B,).
+            kinetic: their kinetic energies, eV, (B, bodies).
             noise: of this step.
         """
         ...
@@ -105,10 +105,9 @@ class Langevin:
 
 
 class StochasticRescaling:
-    """CSVR: all momenta are scaled so that the kinetic energy walks in its canonical distribution.
+    """CSVR: all momenta of a body are scaled so that its kinetic energy walks in the canonical distribution.
 
-    G. Bussi, D. Donadio, M. Parrinello, J. Chem. Phys. 126, 014101 (2007), eq. A7; with the cell as in G. Bussi,
-    T. Zykova-Timan, M. Parrinello, J. Chem. Phys. 130, 074101 (2009).
+    G. Bussi, D. Donadio, M. Parrinello, J. Chem. Phys. 126, 014101 (2007), eq. A7.
     """
 
     def __init__(
@@ -128,30 +127,28 @@ class StochasticRescaling:
             time: relaxation time of the kinetic energy, fs.
             timestep: fs.
         """
-        self._particles = particles
+        self._particles, self._barostat = particles, barostat
         self._decay = float(torch.exp(torch.tensor(-timestep / time, dtype=torch.float64)))
-        self._mean = 0.5 * BOLTZMANN * temperatures
-        # The first number of the cell's noise is the one along the momenta; the rest of the chi square comes from the
-        # noise of the atoms and, where these are too few, from the cell's.
-        rest = _degrees(particles, barostat) - 1
+        self._mean = 0.5 * BOLTZMANN * temperatures[:, None]
+        # As many squares of the noise as there are degrees of freedom but one, which is along the momenta.
         counts = 3 * particles.sum_replicas(torch.ones_like(particles.masses))
-        ends = torch.cumsum(counts, 0) - counts
-        place = (
-            torch.arange(3 * len(particles.masses), device=rest.device).view(-1, 3) - ends[particles.structure, None]
-        )
-        self._atoms_used = (place < rest[particles.structure, None]).double()
-        self._cell_used = (torch.arange(1, 9, device=rest.device) <= (rest - counts)[:, None]).double()
+        starts = torch.cumsum(counts, 0) - counts
+        place = torch.arange(3 * len(particles.masses), device=counts.device).view(-1, 3)
+        place = place - starts[particles.structure, None]
+        self._used = (place < particles.degrees[particles.structure, None] - 1).double()
 
     def __call__(self, momenta: Momenta, kinetic: Tensor, noise: Noise) -> Momenta:
         """Momenta after the step."""
         flat = noise.cell.flatten(1)
-        first = flat[:, 0]
-        others = self._particles.sum_replicas((noise.atoms**2 * self._atoms_used).sum(-1))
-        squares = first**2 + others + (flat[:, 1:] ** 2 * self._cell_used).sum(-1)
-        c, share = self._decay, self._mean / kinetic.clamp(min=1e-30)
-        root = torch.sqrt((1 - c) * share)
-        square = c + root**2 * squares + 2 * c**0.5 * root * first
-        sign = torch.where(c**0.5 + root * first < 0, -1.0, 1.0)
+        along, squares = flat[:, :1], self._particles.sum_replicas((noise.atoms**2 * self._used).sum(-1))[:, None]
+        if self._barostat is not None:
+            along = flat[:, :2]
+            of_cell = (flat[:, 2 : 1 + self._barostat.degrees] ** 2).sum(-1, keepdim=True)
+            squares = torch.cat([squares, of_cell], 1)
+        c = self._decay
+        root = torch.sqrt((1 - c) * self._mean / kinetic.clamp(min=1e-30))
+        square = c + root**2 * (along**2 + squares) + 2 * c**0.5 * root * along
+        sign = torch.where(c**0.5 + root * along < 0, -1.0, 1.0)
         return momenta.scaled(sign * square.clamp(min=0).sqrt(), self._particles.structure)
 
     def energy(self, state: State) -> Tensor:
@@ -160,7 +157,7 @@ class StochasticRescaling:
 
 
 class NoseHoover:
-    """A chain of thermostats, deterministic and reversible in time.
+    """A chain of thermostats for each body, deterministic and reversible in time.
 
     G. J. Martyna, M. L. Klein, M. Tuckerman, J. Chem. Phys. 97, 2635 (1992); integrated by the Suzuki-Yoshida
     factorization of G. J. Martyna, M. E. Tuckerman, D. J. Tobias, M. L. Klein, Mol. Phys. 87, 1117 (1996). Masses are
@@ -186,43 +183,40 @@ class NoseHoover:
         """
         self._structure = particles.structure
         self._timestep = timestep
-        self._kt = BOLTZMANN * temperatures
-        self._target = _degrees(particles, barostat) * self._kt
-        masses = (self._kt * time**2)[:, None].repeat(1, CHAIN)
-        masses[:, 0] = self._target * time**2
-        self._masses = masses
+        self._kt = BOLTZMANN * temperatures[:, None]
+        degrees = [particles.degrees]
+        if barostat is not None:
+            degrees.append(torch.full_like(particles.degrees, barostat.degrees))
+        self._target = torch.stack(degrees, 1) * self._kt
+        first = self._target * time**2
+        self._masses = torch.stack([first, *[torch.ones_like(first) * self._kt * time**2] * (CHAIN - 1)], -1)
 
     def __call__(self, momenta: Momenta, kinetic: Tensor, noise: Noise) -> Momenta:
         """Momenta after the step."""
-        position, velocity = (list(part.unbind(1)) for part in momenta.chain.unbind(1))
+        position, rates = momenta.chain.unbind(2)
+        velocity = list(rates.unbind(-1))
         factor = torch.ones_like(kinetic)
         for weight in _SUZUKI_YOSHIDA:
             time = weight * self._timestep
             self._push(velocity, kinetic * factor**2, time / 2, inwards=True)
             factor = factor * torch.exp(-time * velocity[0])
-            position = [p + time * v for p, v in zip(position, velocity, strict=True)]
+            position = position + time * torch.stack(velocity, -1)
             self._push(velocity, kinetic * factor**2, time / 2, inwards=False)
-        chain = torch.stack([torch.stack(position, 1), torch.stack(velocity, 1)], 1)
+        chain = torch.stack([position, torch.stack(velocity, -1)], 2)
         return replace(momenta, chain=chain).scaled(factor, self._structure)
 
     def energy(self, state: State) -> Tensor:
-        """Sum of Q_j v_j^2 / 2 + f k_B T eta_1 + sum of k_B T eta_j."""
-        position, velocity = state.chain.unbind(1)
-        return (
-            0.5 * (self._masses * velocity**2).sum(-1)
-            + self._target * position[:, 0]
-            + self._kt * position[:, 1:].sum(-1)
-        )
+        """Sum over the bodies of sum Q_j v_j^2 / 2 + f k_B T eta_1 + sum k_B T eta_j."""
+        position, velocity = state.chain.unbind(2)
+        kinetic = 0.5 * (self._masses * velocity**2).sum(-1)
+        return (kinetic + self._target * position[..., 0] + self._kt * position[..., 1:].sum(-1)).sum(-1)
 
     def _push(self, velocity: list[Tensor], kinetic: Tensor, time: float, *, inwards: bool) -> None:
-        """Velocities of the chain over a time, from its end to the particles or back; in place."""
+        """Velocities of the chain over a time, from its end to the body or back; in place."""
         places = range(CHAIN)
         for j in reversed(places) if inwards else places:
             drag = torch.exp(-time / 2 * velocity[j + 1]) if j + 1 < CHAIN else 1.0
-            pulled = 2 * kinetic - self._target if j == 0 else self._masses[:, j - 1] * velocity[j - 1] ** 2 - self._kt
-            velocity[j] = (velocity[j] * drag + time * pulled / self._masses[:, j]) * drag
-
-
-def _degrees(particles: Particles, barostat: Barostat | None) -> Tensor:
-    """Degrees of freedom of atoms and cell, (B,)."""
-    return particles.degrees if barostat is None else particles.degrees + barostat.degrees
+            pulled = (
+                2 * kinetic - self._target if j == 0 else self._masses[..., j - 1] * velocity[j - 1] ** 2 - self._kt
+            )
+            velocity[j] = (velocity[j] * drag + time * pulled / self._masses[..., j]) * drag

@@ -14,6 +14,7 @@ from ...dft_inputs.records import Frame
 from ..graph import build_graph
 from ..interface import EnthalpyModel
 from ..responses import compute_responses
+from ..voltage import fixed_voltage_stress
 
 _BORN = {"born_effective_charges", "polarizability"}
 
@@ -21,11 +22,13 @@ _BORN = {"born_effective_charges", "polarizability"}
 class EnthalpyCalculator(Calculator):
     """An enthalpy model as ASE sees it.
 
-    The field is ``field`` or, where that is not given, ``atoms.info["field"]``, in V/A; zero without either. Results:
+    The field is ``field`` or, where that is not given, ``atoms.info["field"]``, in V/A; zero without either. With
+    ``voltages`` it follows the cell, E.a_i = V_i. Results:
 
     - ``energy`` = ``free_energy``: the electric enthalpy U(R, E), eV;
     - ``forces``: -dU/dR at fixed E, eV/A, (N, 3);
-    - ``stress``: (1/V) dU/d(strain) at fixed Cartesian E (improper), eV/A^3, Voigt order of ASE, (6,);
+    - ``stress``: (1/V) dU/d(strain) at fixed Cartesian E (improper) or, with ``voltages``, at fixed voltages; eV/A^3,
+      Voigt order of ASE, (6,);
     - ``polarization`` = ``dipole``: -dU/dE, the cell dipole, not divided by the volume, e A, (3,);
     - ``born_effective_charges``: dP_a/dr_ib, e, (N, 3, 3), index [atom, field a, displacement b];
     - ``polarizability``: dP_a/dE_b, e^2 A^2/eV, (3, 3).
@@ -45,19 +48,28 @@ class EnthalpyCalculator(Calculator):
         "polarizability",
     ]
 
-    def __init__(self, model: EnthalpyModel, field: Sequence[float] | np.ndarray | None = None) -> None:
+    def __init__(
+        self,
+        model: EnthalpyModel,
+        field: Sequence[float] | np.ndarray | None = None,
+        voltages: Sequence[float] | np.ndarray | None = None,
+    ) -> None:
         """Wrap a model.
 
         Args:
             model: the electric enthalpy.
             field: V/A, (3,).
+            voltages: across the cell along each lattice vector, E.a_i, V, (3,).
 
         Raises:
-            ValueError: a field that is not three finite numbers.
+            ValueError: field or voltages that are not three finite numbers, or both of them.
         """
         super().__init__()
+        if field is not None and voltages is not None:
+            raise ValueError("a field and voltages were given: choose which of them is held")
         self.model = model
         self._fixed_field = None if field is None else _checked(field, "field")
+        self._voltages = None if voltages is None else _checked(voltages, "voltages", "V")
         self._field_of_results: np.ndarray | None = None
 
     @property
@@ -72,7 +84,7 @@ class EnthalpyCalculator(Calculator):
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """What changed since the last results, the field included."""
         changes = super().check_state(atoms, tol=tol)
-        if self._field_of_results is None or not np.array_equal(self._field_for(atoms), self._field_of_results):
+        if self._field_of_results is None or not np.array_equal(self.field_of(atoms), self._field_of_results):
             changes.append("field")
         return changes
 
@@ -97,7 +109,7 @@ class EnthalpyCalculator(Calculator):
         stress = "stress" in properties
         if stress and not all(atoms.pbc):
             raise PropertyNotImplementedError("stress is defined for systems periodic in all three directions only")
-        field = self._field_for(atoms)
+        field = self.field_of(atoms)
         model = self.model
         frame = Frame.from_atoms(atoms)
         graph = build_graph([frame], model.species, model.cutoff, field[None], model.dtype).to(model.device)
@@ -111,15 +123,27 @@ class EnthalpyCalculator(Calculator):
             "polarization": polarization.copy(),
         }
         if out.stress is not None:
-            results["stress"] = full_3x3_to_voigt_6_stress(_array(out.stress[0]))
+            sigma = out.stress
+            if self._voltages is not None:
+                sigma = fixed_voltage_stress(sigma, graph.field, out.polarization, graph.volume())
+            results["stress"] = full_3x3_to_voigt_6_stress(_array(sigma[0]))
         if out.born_effective_charges is not None and out.polarizability is not None:
             results["born_effective_charges"] = _array(out.born_effective_charges)
             results["polarizability"] = _array(out.polarizability[0])
         self.results.update(results)
         self._field_of_results = field
 
-    def _field_for(self, atoms: Atoms) -> np.ndarray:
+    def field_of(self, atoms: Atoms) -> np.ndarray:
+        """The field that these atoms are in, V/A, (3,).
+
+        Raises:
+            ValueError: no field of three finite numbers, or more than one.
+        """
         given = atoms.info.get("field")
+        if self._voltages is not None:
+            if given is not None:
+                raise ValueError('atoms.info["field"] and the calculator\'s voltages: remove one of them')
+            return np.linalg.solve(atoms.cell.array, self._voltages)
         if given is None:
             return np.zeros(3) if self._fixed_field is None else self._fixed_field
         field = _checked(given, 'atoms.info["field"]')
@@ -128,13 +152,13 @@ class EnthalpyCalculator(Calculator):
         return field
 
 
-def _checked(field: Any, name: str) -> np.ndarray:
+def _checked(field: Any, name: str, unit: str = "V/A") -> np.ndarray:
     try:
         array = np.array(field, dtype=float)
     except (TypeError, ValueError):
         array = np.empty(0)
     if array.shape != (3,) or not np.isfinite(array).all():
-        raise ValueError(f"{name} must be three finite numbers in V/A, not {field!r}")
+        raise ValueError(f"{name} must be three finite numbers in {unit}, not {field!r}")
     return array
 
 
