@@ -51,7 +51,7 @@ class Graph:
         species: index into the model's species, (N,).
         structure: index of the structure of each atom, (N,).
         neighbours: index of each neighbour, (N, K); any valid index where masked.
-        shifts: lattice translation of each neighbour in units of the cell vectors, (N, K, 3).
+        shifts: lattice translation of each neighbour in units of the cell vectors, (N, K, 3), of any type.
         mask: True for real neighbours, (N, K).
     """
 
@@ -102,7 +102,7 @@ class Graph:
         )
 
     def _vectors(self, centres: Tensor, neighbours: Tensor, shifts: Tensor, mask: Tensor, structure: Tensor) -> Tensor:
-        offsets = torch.einsum("nkc,ncx->nkx", shifts, self.cell[structure])
+        offsets = torch.einsum("nkc,ncx->nkx", shifts.to(self.cell.dtype), self.cell[structure])
         vectors = self.positions[neighbours] - centres[:, None, :] + offsets
         padding = vectors.new_tensor([1.0, 0.0, 0.0])
         return torch.where(mask[..., None], vectors, padding)

@@ -117,7 +117,7 @@ class _Silu(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        slope = _SiluSlopes.apply(x)[0] if torch.is_grad_enabled() else _slopes(x)[0]
+        slope = _SiluSlopes.apply(x)[0] if torch.is_grad_enabled() else _slope(x)
         return gradients[0] * slope
 
     @staticmethod
@@ -152,6 +152,11 @@ class _SiluSlopes(torch.autograd.Function):
 
 def _members_first(x: Tensor, dim: int | None, size: int) -> Tensor:
     return x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
+
+
+def _slope(x: Tensor) -> Tensor:
+    sigma = torch.sigmoid(x)
+    return torch.addcmul(sigma, x, sigma * (1 - sigma))
 
 
 def _slopes(x: Tensor) -> tuple[Tensor, Tensor]:

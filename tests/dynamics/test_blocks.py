@@ -19,8 +19,8 @@ ARCHITECTURES = {
 
 
 def network(**changes) -> EnthalpyNetwork:
-    settings = {"species": ("Al", "As"), "reference_charges": {"Al": 3, "As": -3}, "cutoff": 4.2, "scalars": 8}
-    model = EnthalpyNetwork(NetworkConfig(**{**settings, "tensors": 3, "neighbours": 16.0, **changes}), seed=2)
+    settings = {"species": ("Al", "As"), "reference_charges": {"Al": 3, "As": -3}, "cutoff": 4.0, "scalars": 8}
+    model = EnthalpyNetwork(NetworkConfig(**{**settings, "tensors": 2, "neighbours": 16.0, **changes}), seed=2)
     with torch.no_grad():
         model.polarizability_reference.copy_(torch.tensor([0.3, 1.1]))
     return model
@@ -33,7 +33,7 @@ def batch(model, crystal):
     thin = bulk("AlAs", "zincblende", a=5.61)
     thin.rattle(0.1, seed=5)
     lone = Frame(species=("As",), positions=[[1.0, 2.0, 3.0]], cell=20 * np.eye(3), pbc=(False,) * 3)
-    frames = [crystal(rattle=0.1), Frame.from_atoms(thin), lone, crystal(rattle=0.2, seed=4, repeat=(2, 1, 1))]
+    frames = [crystal(rattle=0.1), Frame.from_atoms(thin), lone, crystal(rattle=0.2, seed=4)]
     fields = np.array([[0, 0, 0], [0.2, -0.1, 0.3], [0.1, 0, 0], [0, 0.4, -0.2]])
     return build_graph(frames, model.species, model.cutoff, fields, model.dtype)
 
@@ -50,10 +50,10 @@ def assert_equal(actual, expected, relative):
 def test_blocks_equal_the_whole(crystal, architecture):
     model = network(**ARCHITECTURES[architecture])
     graph = batch(model, crystal)
-    for options in ({}, {"stress": True}, {"stress": True, "born": True}):
-        whole = compute_responses(model, graph, **options)
-        for block in (1, 5, 8, 26):
-            assert_equal(responses_in_blocks(model, graph, block=block, **options), whole, 1e-12)
+    whole = compute_responses(model, graph, stress=True, born=True)
+    for block in (3, 8):
+        assert_equal(responses_in_blocks(model, graph, stress=True, born=True, block=block), whole, 1e-12)
+    assert_equal(responses_in_blocks(model, graph, block=10), compute_responses(model, graph), 1e-12)
 
 
 def test_one_block_is_the_whole_to_the_bit(crystal):
