@@ -201,7 +201,9 @@ def test_replay_keeps_what_was_learned(make_network, make_frame, make_labelled, 
         return make_labelled(scaled, teacher)
 
     old, new = [labelled(seed, 1.0) for seed in range(5)], [labelled(10 + seed, 0.9) for seed in range(4)]
-    settings = TrainingSettings(epochs=30, batch_size=1, learning_rate=1e-2, tolerances=FIRST_DERIVATIVES)
+    settings = TrainingSettings(
+        epochs=30, batch_size=1, optimizer="adam", learning_rate=1e-2, tolerances=FIRST_DERIVATIVES
+    )
     before = train(fresh(old[:4]), old[:4], old[4:], settings)
 
     def tuned(epochs, training, replay=()):
@@ -249,7 +251,7 @@ def test_two_devices_take_the_steps_of_one(frames, fresh):
     """Two processes (gloo) share the frames of a step; labels are missing, and the last step has a single frame."""
     response = frames[1].response.model_copy(update={"born_effective_charges": None, "polarizability": None})
     items = [frames[0], frames[1].model_copy(update={"response": response}), *frames[2:]]
-    settings = TrainingSettings(epochs=3, batch_size=2, validate_every=1, accelerator="cpu")
+    settings = TrainingSettings(epochs=3, batch_size=2, optimizer="adam", validate_every=1, accelerator="cpu")
     one, two = (
         train(fresh(), items[:5], items[5:], settings.model_copy(update={"devices": n}), seed=3) for n in (1, 2)
     )
