@@ -5,9 +5,10 @@ import pytest
 import torch
 from fieldloop.dft_inputs.records import LABELS, Quality
 from fieldloop.model.data import fit_references, make_batch, mean_neighbours
-from fieldloop.model.losses import loss, squared_errors
+from fieldloop.model.losses import loss, loss_sums, residuals, squared_errors
 from fieldloop.model.responses import Responses, compute_responses
 from fieldloop.model.settings import Tolerances, TrainingSettings
+from fieldloop.model.steps import ExampleSet, StepSampler
 from fieldloop.model.training import train
 from numpy.testing import assert_allclose
 
@@ -156,3 +157,38 @@ def test_bad_sets_are_refused(frames, make_network):
         train(model, frames, frames[:1], TrainingSettings())
     with pytest.raises(ValueError, match="flagged"):
         train(model, [flagged], [], TrainingSettings())
+
+
+def test_directions_weigh_as_whole_tensors(frames, teacher, make_network):
+    """Mean squared errors of Z* and alpha along three orthogonal directions, one at a time, are those of the tensors
+    in mean, and so are their gradients."""
+    student, batch = make_network(seed=3), make_batch(frames[:2], teacher)
+    settings = TrainingSettings(
+        tolerances=Tolerances(enthalpy=None, forces=None, stress=None, polarization=None), optimizer="adam"
+    )
+
+    def value_and_gradient(directions):
+        predicted = compute_responses(student, batch.graph, born=True, directions=directions, create_graph=True)
+        sums, counts = loss_sums([residuals(predicted, batch, directions)], settings)
+        value = sum(sums[name].sum() / counts[name] for name in sums)
+        return value.detach(), torch.autograd.grad(value, student.edge_weights)[0]
+
+    whole, of_whole = value_and_gradient(None)
+    rows = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64))[0]
+    parts = [value_and_gradient(row[None]) for row in rows]
+    assert_allclose(sum(value for value, _ in parts) / 3, whole, rtol=1e-10)
+    assert_allclose(sum(gradient for _, gradient in parts) / 3, of_whole, rtol=1e-8, atol=1e-10)
+    assert len({round(float(value), 6) for value, _ in parts}) == 3
+
+
+def test_directions_of_a_step_are_orthonormal_and_repeatable(frames):
+    examples = ExampleSet(frames, [], field_points=False)
+    for count in (1, 2):
+        sampler = StepSampler(examples, TrainingSettings(field_directions=count), seed=4)
+        plans = list(sampler)
+        assert plans == list(sampler)
+        for plan in plans:
+            rows = np.array(plan.directions)
+            assert_allclose(rows @ rows.T, np.eye(count), atol=1e-14)
+        assert len({plan.directions for plan in plans}) == len(plans)
+    assert all(plan.directions is None for plan in StepSampler(examples, TrainingSettings(field_directions=3), seed=4))
