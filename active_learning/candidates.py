@@ -36,6 +36,17 @@ class Candidates:
         arrays["proposals"] = np.array([proposal.model_dump_json() for proposal in self.proposals], dtype=np.str_)
         write_arrays(path, {**arrays, "descriptors": self.descriptors})
 
+    def joined(self, more: Candidates) -> Candidates:
+        """These and then more of them."""
+        if not len(self.frames):
+            return more
+        return Candidates(
+            frames=[*self.frames, *more.frames],
+            proposals=[*self.proposals, *more.proposals],
+            descriptors=np.concatenate([self.descriptors, more.descriptors]),
+            spreads={name: np.concatenate([values, more.spreads[name]]) for name, values in self.spreads.items()},
+        )
+
     @classmethod
     def load(cls, path: Path) -> Candidates:
         """Read what ``save`` wrote."""

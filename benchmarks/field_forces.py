@@ -1,6 +1,6 @@
 """Forces and P at half the critical field: the full model, its quadratic form and Z*(0).E against pw.x.
 
-    python benchmarks/field_forces.py [--work DIR] [--out docs/results/field_forces]
+    python benchmarks/field_forces.py [--work DIR] [--model DIR] [--out docs/results/field_forces]
 
 Five rattled cells of AlAs (8 atoms, 12 Ry, 2x2x2: the ``fast`` protocol) are computed by pw.x in a field of half their
 own critical field, along random directions. Two questions, two tables:
@@ -8,7 +8,8 @@ own critical field, along random directions. Two questions, two tables:
 * DFT alone: are derivatives at zero field enough? F(0) + Z*(0).E, and the same with 1/2 E.(dalpha/dR).E from second
   differences of the forces in weak fields, against the forces at the strong field. No network takes part.
 * The network: trained on other rattled frames, each labelled at zero field and about one strong field; then the full
-  model, its quadratic expansion and its first-order one, against the same forces and P.
+  model, its quadratic expansion and its first-order one, against the same forces and P. ``--model`` judges a network
+  that is there already instead, e.g. one trained at zero field alone.
 
 Labels are kept below DIR, and the training goes on from its checkpoint: the same command resumes.
 """
@@ -94,13 +95,24 @@ class Row:
         form: what is judged.
         forces: of F(E), meV/A.
         field_forces: of F(E) - F(0), meV/A, what the field does.
+        beyond_first_order: of F(E) - F(0) - Z*(0).E, each with its own Z*, meV/A.
         polarization: of P(E) - P(0), e A.
     """
 
     form: str
     forces: float | None
     field_forces: float
+    beyond_first_order: float
     polarization: float
+
+
+@dataclass(frozen=True)
+class Added:
+    """What a strong field adds at one frame: forces, those beyond first order, eV/A, (N, 3), and dipole, e A, (3,)."""
+
+    forces: np.ndarray
+    beyond_first_order: np.ndarray
+    dipole: np.ndarray
 
 
 def engine() -> PwEngine:
@@ -185,17 +197,21 @@ def network(training: list[LabelledFrame], validation: list[LabelledFrame], work
 def dft_rows(found: Sequence[Judge]) -> list[Row]:
     """Expansions made of pw.x's own derivatives at zero field."""
     forms = {"Z*(0).E": 1, "Z*(0).E + 1/2 E.(dalpha/dR).E": 2}
-    return [_row(form, [_expanded(judge, order) for judge in found], found, None) for form, order in forms.items()]
+    return [_row(form, [_expanded(judge, order) for judge in found], found) for form, order in forms.items()]
 
 
-def _expanded(judge: Judge, order: int) -> tuple[np.ndarray, np.ndarray]:
-    """What the field adds to forces and P, to first or second order of the enthalpy in the field."""
-    response, field = judge.label.response, judge.strong.field
-    forces = np.einsum("iab,a->ib", response.born_effective_charges, field)
+def _expanded(judge: Judge, order: int) -> Added:
+    """To first or second order of the enthalpy in the field."""
+    response = judge.label.response
+    first = _first_order(judge)
     if order == 1:
-        return forces, np.zeros(3)
-    curvature = (judge.plus.forces + judge.minus.forces - 2 * response.forces) / WEAK**2
-    return forces + 0.5 * curvature, response.polarizability @ field
+        return Added(first, np.zeros_like(first), np.zeros(3))
+    second = 0.5 * (judge.plus.forces + judge.minus.forces - 2 * response.forces) / WEAK**2
+    return Added(first + second, second, response.polarizability @ judge.strong.field)
+
+
+def _first_order(judge: Judge) -> np.ndarray:
+    return np.einsum("iab,a->ib", judge.label.response.born_effective_charges, judge.strong.field)
 
 
 def network_rows(model: EnthalpyModel, found: Sequence[Judge]) -> list[Row]:
@@ -205,43 +221,54 @@ def network_rows(model: EnthalpyModel, found: Sequence[Judge]) -> list[Row]:
         "quadratic form": QuadraticExpansion(model),
         "Z*(0).E": FirstOrderExpansion(model),
     }
+    at_zero_field = [_in_fields(model, judge)[0][0] for judge in found]
+    first_order = [np.diff(_in_fields(forms["Z*(0).E"], judge)[0], axis=0)[0] for judge in found]
     rows = []
     for form, enthalpy in forms.items():
-        added, at_rest = [], []
-        for judge in found:
-            frame = judge.label.frame
-            fields = np.stack([np.zeros(3), judge.strong.field])
-            graph = build_graph([frame, frame], model.species, model.cutoff, fields, model.dtype)
-            out = compute_responses(enthalpy, graph)
-            forces = out.forces.view(2, len(frame), 3).numpy()
-            added.append((forces[1] - forces[0], (out.polarization[1] - out.polarization[0]).numpy()))
-            at_rest.append(forces[0])
-        rows.append(_row(form, added, found, at_rest))
+        added = []
+        for judge, first in zip(found, first_order, strict=True):
+            forces, dipoles = _in_fields(enthalpy, judge)
+            push = forces[1] - forces[0]
+            added.append(Added(push, push - first, dipoles[1] - dipoles[0]))
+        rows.append(_row(form, added, found, at_zero_field))
     return rows
 
 
+def _in_fields(model: EnthalpyModel, judge: Judge) -> tuple[np.ndarray, np.ndarray]:
+    """Forces (2, N, 3) and P (2, 3) at zero and at the strong field."""
+    frame = judge.label.frame
+    fields = np.stack([np.zeros(3), judge.strong.field])
+    out = compute_responses(model, build_graph([frame, frame], model.species, model.cutoff, fields, model.dtype))
+    return out.forces.view(2, len(frame), 3).numpy(), out.polarization.numpy()
+
+
 def _row(
-    form: str,
-    added: Sequence[tuple[np.ndarray, np.ndarray]],
-    found: Sequence[Judge],
-    at_rest: Sequence[np.ndarray] | None,
+    form: str, added: Sequence[Added], found: Sequence[Judge], at_zero_field: Sequence[np.ndarray] | None = None
 ) -> Row:
-    forces, field_forces, dipoles = [], [], []
-    for index, ((push, dipole), judge) in enumerate(zip(added, found, strict=True)):
-        response = judge.label.response
-        true_push, true_dipole = _added(judge)
-        field_forces.append(push - true_push)
-        dipoles.append(dipole - true_dipole)
-        if at_rest is not None:
-            forces.append(at_rest[index] + push - response.forces - true_push)
-    return Row(form, 1000 * _rms(forces) if forces else None, 1000 * _rms(field_forces), _rms(dipoles))
+    true = [_added(judge) for judge in found]
+    pairs = list(zip(added, true, strict=True))
+    forces = None
+    if at_zero_field is not None:
+        errors = [
+            rest + one.forces - judge.strong.forces
+            for rest, one, judge in zip(at_zero_field, added, found, strict=True)
+        ]
+        forces = 1000 * _rms(errors)
+    return Row(
+        form,
+        forces,
+        1000 * _rms([one.forces - other.forces for one, other in pairs]),
+        1000 * _rms([one.beyond_first_order - other.beyond_first_order for one, other in pairs]),
+        _rms([one.dipole - other.dipole for one, other in pairs]),
+    )
 
 
-def _added(judge: Judge) -> tuple[np.ndarray, np.ndarray]:
-    """What the strong field adds to forces and P in pw.x."""
+def _added(judge: Judge) -> Added:
+    """By pw.x."""
     response, frame = judge.label.response, judge.label.frame
     dipole = fold(judge.strong.polarization - response.polarization, quantum_lattice(frame.cell))
-    return judge.strong.forces - response.forces, dipole
+    forces = judge.strong.forces - response.forces
+    return Added(forces, forces - _first_order(judge), dipole)
 
 
 def _rms(arrays: Sequence[np.ndarray]) -> float:
@@ -249,10 +276,15 @@ def _rms(arrays: Sequence[np.ndarray]) -> float:
 
 
 def scale_rows(found: Sequence[Judge]) -> Row:
-    """What is predicted: the size of F(E), F(E) - F(0) and P(E) - P(0) in pw.x."""
+    """What is predicted: its size in pw.x."""
     added = [_added(judge) for judge in found]
-    forces = 1000 * _rms([judge.strong.forces for judge in found])
-    return Row("size of it in pw.x", forces, 1000 * _rms([a[0] for a in added]), _rms([a[1] for a in added]))
+    return Row(
+        "size of it in pw.x",
+        1000 * _rms([judge.strong.forces for judge in found]),
+        1000 * _rms([one.forces for one in added]),
+        1000 * _rms([one.beyond_first_order for one in added]),
+        _rms([one.dipole for one in added]),
+    )
 
 
 def markdown(rows: dict[str, list[Row]], fields: Sequence[float]) -> str:
@@ -262,19 +294,21 @@ def markdown(rows: dict[str, list[Row]], fields: Sequence[float]) -> str:
         "# Forces and P at half the critical field, against pw.x",
         "",
         f"Five rattled cells of AlAs ({TEST_AMPLITUDE} A, 8 atoms, 12 Ry, 2x2x2) in fields of {strengths} MV/cm, "
-        "half the critical field of each. RMS over components and frames. By `python benchmarks/field_forces.py`.",
+        "half the critical field of each. Errors of each form, RMS over components and frames. "
+        "By `python benchmarks/field_forces.py`.",
     ]
     for title, part in rows.items():
         lines += [
             "",
             f"## {title}",
             "",
-            "| | F(E), meV/A | F(E) - F(0), meV/A | P(E) - P(0), e A |",
-            "|---|---|---|---|",
+            "| | F(E), meV/A | F(E) - F(0), meV/A | F(E) - F(0) - Z*(0).E, meV/A | P(E) - P(0), e A |",
+            "|---|---|---|---|---|",
         ]
         for row in part:
             forces = "" if row.forces is None else f"{row.forces:.2f}"
-            lines.append(f"| {row.form} | {forces} | {row.field_forces:.3f} | {row.polarization:.5f} |")
+            figures = f"{row.field_forces:.3f} | {row.beyond_first_order:.3f} | {row.polarization:.5f}"
+            lines.append(f"| {row.form} | {forces} | {figures} |")
     return "\n".join(lines) + "\n"
 
 
@@ -282,6 +316,7 @@ def main() -> None:
     """Label, train, compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "field_forces", help="labels, model")
+    parser.add_argument("--model", type=Path, help="a model to judge instead of training one")
     parser.add_argument("--out", type=Path, help="where to write FILE.json and FILE.md")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -289,8 +324,11 @@ def main() -> None:
     rows = {"DFT alone": [scale_rows(found), *dft_rows(found)]}
     fields = [float(np.linalg.norm(judge.strong.field)) for judge in found]
     print(markdown(rows, fields), flush=True)
-    training, validation = training_labels(arguments.work)
-    rows["Network"] = network_rows(network(training, validation, arguments.work), found)
+    if arguments.model:
+        rows[f"Network {arguments.model.name}"] = network_rows(load_model(arguments.model), found)
+    else:
+        training, validation = training_labels(arguments.work)
+        rows["Network"] = network_rows(network(training, validation, arguments.work), found)
     text = markdown(rows, fields)
     print(text)
     if arguments.out:

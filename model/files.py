@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ..dft_inputs.files import write_atomically
+from .label_range import LabelRange
 from .network import EnthalpyNetwork
 from .settings import NetworkConfig
 
@@ -22,8 +23,14 @@ class ModelFileError(ValueError):
     """A model directory that cannot be read or must not be trusted."""
 
 
-def save_model(model: EnthalpyNetwork, directory: Path) -> str:
-    """Write a model and return its ``model_id``, the hash of weights and architecture."""
+def save_model(model: EnthalpyNetwork, directory: Path, labels: LabelRange | None = None) -> str:
+    """Write a model and return its ``model_id``, the hash of weights and architecture.
+
+    Args:
+        model: the network.
+        directory: of its files.
+        labels: range of the labels it was trained on, where it is known; no part of the id.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     blob = save(_tensors(model))
     digest = hashlib.sha256(blob).hexdigest()
@@ -33,6 +40,8 @@ def save_model(model: EnthalpyNetwork, directory: Path) -> str:
         "weights_sha256": digest,
         "model_id": model_id(model),
     }
+    if labels is not None:
+        config["labels"] = labels.model_dump(mode="json")
     write_atomically(directory / _WEIGHTS, blob)
     write_atomically(directory / _CONFIG, json.dumps(config, indent=1))
     return config["model_id"]
@@ -73,6 +82,20 @@ def load_model(directory: Path | str) -> EnthalpyNetwork:
     if model_id(model) != config.get("model_id"):
         raise ModelFileError(f"{directory}/{_CONFIG} was changed after it was written: restore it")
     return model
+
+
+def read_label_range(directory: Path | str) -> LabelRange | None:
+    """The range of the labels that a model was trained on; None where its files do not say.
+
+    Raises:
+        ModelFileError: no readable config.
+    """
+    path = Path(directory) / _CONFIG
+    try:
+        found = json.loads(path.read_text()).get("labels")
+        return None if found is None else LabelRange(**found)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ModelFileError(f"no readable model in {directory}: {error}") from error
 
 
 def model_id(model: EnthalpyNetwork) -> str:

@@ -160,8 +160,6 @@ def _candidates(
     every: int,
     generation: int,
 ) -> Candidates:
-    from ..model.committee import predict  # noqa: PLC0415
-
     frames, proposals = [], []
     for index, replica in enumerate(result.trajectory.replicas()):
         temperature = float(result.outcomes[index].temperature)
@@ -178,6 +176,13 @@ def _candidates(
                     time=float(replica.time[place]),
                 )
             )
+    return judged(members, frames, proposals)
+
+
+def judged(members: Sequence[EnthalpyNetwork], frames: Sequence[Frame], proposals: Sequence[Proposal]) -> Candidates:
+    """Frames with descriptors and the committee's raw spread of every label, each at the field of its proposal."""
+    from ..model.committee import predict  # noqa: PLC0415  (torch is imported by the worker alone)
+
     fields = np.array([proposal.field for proposal in proposals]).reshape(-1, 3)
     predictions = predict(members, frames, fields) if frames else []
     spreads = [spread_of(prediction, frame) for prediction, frame in zip(predictions, frames, strict=True)]

@@ -134,12 +134,7 @@ def read_section(path: Path | None, changes: Sequence[str] = ()) -> TrainSection
     """
     data: Any = {}
     if path is not None:
-        try:
-            data = yaml.load(path.read_text(encoding="utf-8"), UniqueKeySafeLoader) or {}  # noqa: S506  (a SafeLoader)
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(f"cannot read {path}: {' '.join(str(error).split())}") from error
-        if not isinstance(data, dict):
-            raise ConfigError(f"{path} must hold a mapping with keys such as network and training")
+        data = read_mapping(path, "network and training")
         if "structure" in data:
             committee = data.get("committee") or {}
             if not isinstance(committee, dict):
@@ -147,18 +142,42 @@ def read_section(path: Path | None, changes: Sequence[str] = ()) -> TrainSection
             found = {key: committee[key] for key in ("network", "training", "seed") if key in committee}
             data = found | {"reference_charges": data.get("reference_charges") or {}}
     for change in changes:
-        _set(data, change)
+        set_key(data, change, "training.epochs=100")
     try:
         return TrainSection(**data)
     except (ValidationError, TypeError) as error:
         raise ConfigError(f"{path or '--set'}: {first_error(error)}") from error
 
 
-def _set(data: dict[str, Any], change: str) -> None:
+def read_mapping(path: Path, keys: str) -> dict[str, Any]:
+    """A settings file as it stands; an empty one is an empty mapping.
+
+    Args:
+        path: YAML.
+        keys: some that it may hold, for the message.
+
+    Raises:
+        ConfigError: a file that cannot be read, or no mapping.
+    """
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), UniqueKeySafeLoader) or {}  # noqa: S506  (a SafeLoader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read {path}: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} must hold a mapping with keys such as {keys}")
+    return data
+
+
+def set_key(data: dict[str, Any], change: str, example: str) -> None:
+    """Make one change ``section.key=value``, the value in YAML.
+
+    Raises:
+        ConfigError: no such change; the message shows the example.
+    """
     key, separator, value = change.partition("=")
     *sections, last = key.strip().split(".")
     if not separator or not last:
-        raise ConfigError(f"--set {change}: write e.g. training.epochs=100")
+        raise ConfigError(f"--set {change}: write e.g. {example}")
     for section in sections:
         data = data.setdefault(section, {})
         if not isinstance(data, dict):
@@ -228,7 +247,8 @@ def run_training(prepared: PreparedTraining, progress: Any = None) -> TrainedMod
         RootInUse: another process trains in this folder.
         ConfigError: the folder holds another training.
     """
-    from ..model.files import load_model, save_model  # noqa: PLC0415  (torch is imported where one trains)
+    from ..model.files import load_model, read_label_range, save_model  # noqa: PLC0415  (torch is imported where one trains)
+    from ..model.label_range import label_range  # noqa: PLC0415
     from ..model.training import initial_network, train  # noqa: PLC0415
     from .report.training import write_training_report  # noqa: PLC0415
     from .root_lock import root_lock  # noqa: PLC0415
@@ -255,8 +275,11 @@ def run_training(prepared: PreparedTraining, progress: Any = None) -> TrainedMod
             checkpoint=out / CHECKPOINT,
             progress=progress,
         )
+        reach = label_range([*prepared.training, *prepared.replay])
         record = TrainedModel(
-            model_id=save_model(result.model, out / MODEL),
+            model_id=save_model(
+                result.model, out / MODEL, reach.joined(read_label_range(request.start) if request.start else None)
+            ),
             directory=MODEL,
             generation=0,
             member=0,

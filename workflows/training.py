@@ -12,6 +12,7 @@ from jobflow.core.maker import Maker
 
 from ..dft_inputs.consistency import check_one_level
 from ..dft_inputs.records import LabelledFrame
+from ..model.label_range import LabelRange, label_range
 from ..model.settings import EpochRecord, NetworkConfig, TrainingSettings
 from .keys import content_job, content_key
 from .paths import located, recorded
@@ -67,7 +68,9 @@ class TrainMaker(Maker):
                 {label.failure or ", ".join(label.quality.flags) for label in labels if not label.trainable}
             )
             raise ValueError(f"none of {len(labels)} labelled frames can be trained on: {'; '.join(reasons)}")
-        jobs = [self._member(training, validation, generation, member, start) for member in range(self.members)]
+        trained_on = {label.label_id for label in training}
+        reach = label_range(label for label in labels if label.label_id in trained_on)
+        jobs = [self._member(training, validation, generation, member, start, reach) for member in range(self.members)]
         return Flow([*jobs], output=[job.output for job in jobs], name=self.name)
 
     def trained_part(self, label: LabelledFrame) -> LabelledFrame:
@@ -85,6 +88,7 @@ class TrainMaker(Maker):
         generation: int,
         member: int,
         start: Sequence[TrainedModel],
+        reach: LabelRange,
     ) -> Job:
         settings = self._retraining() if start else self.training
         before = start[member] if start else None
@@ -98,7 +102,7 @@ class TrainMaker(Maker):
             before.model_id if before else None,
         )
         training_job = train_member(
-            training, validation, self.network, settings, self.seed + member, generation, member, before
+            training, validation, self.network, settings, self.seed + member, generation, member, before, reach
         )
         training_job.name = f"{self.name} {generation}.{member}"
         return content_job(training_job, key, f"training/{key[:16]}")
@@ -114,6 +118,7 @@ def train_member(
     generation: int,
     member: int,
     start: TrainedModel | None,
+    reach: LabelRange,
 ) -> TrainedModel:
     """Train one network in the current directory, going on from its checkpoint where there is one."""
     from ..model.files import load_model, save_model  # noqa: PLC0415  (torch is imported by the worker alone)
@@ -130,7 +135,7 @@ def train_member(
             model, training, validation, settings, seed=seed, checkpoint=here / "checkpoint.pt", progress=report
         )
     return TrainedModel(
-        model_id=save_model(result.model, here / "model"),
+        model_id=save_model(result.model, here / "model", reach),
         directory=recorded(here / "model"),
         generation=generation,
         member=member,

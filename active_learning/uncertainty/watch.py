@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -97,6 +98,8 @@ class UncertaintyWatch:
             raise UncertaintyError(f"a committee of {len(members)} has no spread: give at least two models")
         if len({(member.species, member.cutoff, member.dtype) for member in members}) > 1:
             raise UncertaintyError("the members of a committee must have the same species, cutoff and dtype")
+        if any(_alike(one, other) for one, other in combinations(members, 2)):
+            raise UncertaintyError("two members of the committee are the same model: give each once")
         self.members, self.settings = tuple(members), settings
         self.flagged = list(known)
         self.largest: dict[str, float] = {}
@@ -153,10 +156,10 @@ def committee_uncertainty(
         labels: which ones.
         calibration: factors from spread to uncertainty.
     """
-    from ...model.responses import compute_responses  # noqa: PLC0415  (settings are read without torch)
+    from ...model.blocks import responses_in_blocks  # noqa: PLC0415  (settings are read without torch)
 
     born = any(name in _SECOND for name in labels)
-    responses = [compute_responses(member, observation.graph, born=born) for member in members]
+    responses = [responses_in_blocks(member, observation.graph, born=born) for member in members]
     stacked = {name: np.stack([getattr(out, name).cpu().double().numpy() for out in responses]) for name in labels}
     structure = observation.graph.structure.cpu().numpy()
     cells = observation.graph.cell.cpu().double().numpy()
@@ -165,9 +168,16 @@ def committee_uncertainty(
         parts = {name: values[:, structure == place if name in PER_ATOM else place] for name, values in stacked.items()}
         if not all(np.isfinite(values).all() for values in parts.values()):
             unsure.append(dict.fromkeys(labels, NOT_FINITE))
+        elif all(np.array_equal(values, np.broadcast_to(values[0], values.shape)) for values in parts.values()):
+            unsure.append(dict.fromkeys(labels, 0.0))  # by symmetry, as on a perfect crystal
         else:
             unsure.append(calibration.apply(committee_spread(Committee(**parts, polarization_quanta=cell))))
     return unsure
+
+
+def _alike(one: EnthalpyModel, other: EnthalpyModel) -> bool:
+    values, others = one.state_dict(), other.state_dict()
+    return values.keys() == others.keys() and all(values[name].equal(others[name]) for name in values)
 
 
 def _passed(uncertainty: Mapping[str, float], bounds: LabelBounds) -> str:

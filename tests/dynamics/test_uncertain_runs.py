@@ -76,8 +76,18 @@ def test_repeated_moments_flag_no_frame_twice(committee, crystal):
 def test_members_that_cannot_be_compared_are_refused(committee, morse):
     with pytest.raises(UncertaintyError, match="committee of 1"):
         UncertaintyWatch(committee[:1], WatchSettings())
+    with pytest.raises(UncertaintyError, match="same model"):
+        UncertaintyWatch([*committee, type(morse)(charge=1.0)], WatchSettings())
     with pytest.raises(UncertaintyError, match="cutoff"):
         UncertaintyWatch([morse, type(morse)(cutoff=4.0)], WatchSettings())
+
+
+def test_members_agree_where_symmetry_leaves_them_no_choice(committee, crystal):
+    watch = UncertaintyWatch(committee, WatchSettings(stop=LabelBounds(polarizability=1e-9)))
+    settings = DynamicsSettings(steps=0, fields=FIELDS[:1])
+    outcomes = run_dynamics(committee[0], [crystal()], settings, observer=watch).outcomes
+    assert outcomes[0].status == "finished"
+    assert watch.largest == {"polarizability": 0.0}
 
 
 def test_a_member_that_predicts_no_numbers_stops_the_run_and_flags_nothing(committee, crystal):

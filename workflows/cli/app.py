@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ...version import __version__
-from . import convergence, data, looking, running, sampling, store_care, training
+from . import convergence, data, looking, md, running, sampling, store_care, training
 
 _HELP = """From a crystal to a machine-learned potential in electric fields, on real DFT.
 
@@ -17,6 +17,7 @@ A campaign is one YAML file. Start it, interrupt it, start it again: finished wo
   fieldloop doctor campaign.yaml   is this machine ready?
   fieldloop loop campaign.yaml     label, train, explore, choose, repeat
   fieldloop train campaign.yaml    a network from its labels, or from any file
+  fieldloop md MODEL -x FILE       molecular dynamics in any field
   fieldloop sample campaign.yaml   its first frames, to look at
   fieldloop converge FOLDER        which DFT settings a wanted accuracy needs
   fieldloop status campaign.yaml   where it stands
@@ -33,6 +34,7 @@ app = typer.Typer(
 app.command()(running.loop)
 app.command()(running.label)
 app.command()(training.train)
+app.command()(md.md)
 app.command()(sampling.sample)
 app.command()(convergence.converge)
 app.command()(looking.status)

@@ -4,17 +4,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from .errors import in_one_line, refuse_place
-
-if TYPE_CHECKING:
-    from ...active_learning.sampling.frames import Sampled
 
 
 @in_one_line
@@ -40,6 +37,7 @@ def sample(
     """
     from ..campaign import read_parent
     from ..config import ConfigError, SamplingConfig, load_project
+    from ..frame_files import write_frames
     from ..seeding import first_frames
     from .tables import new_console
 
@@ -58,26 +56,6 @@ def sample(
         counts[proposal.origin] = counts.get(proposal.origin, 0) + 1
     listed = ", ".join(f"{count} {origin}" for origin, count in counts.items())
     console.print(f"{len(frames)} frames in {out}: {listed}", markup=False, soft_wrap=True)
-
-
-def write_frames(frames: Sequence[Sampled], path: Path) -> None:
-    """Write frames as extended XYZ with their provenance in the comment lines."""
-    from io import StringIO
-
-    from ase.io import write
-
-    from ...dft_inputs.files import write_atomically
-
-    images = []
-    for frame, proposal in frames:
-        atoms = frame.to_atoms()
-        known = {"frame_id": frame.frame_id, **proposal.model_dump(include={"origin", "parent_frame_id", "reason"})}
-        known |= {"temperature": proposal.temperature, "time": proposal.time}
-        atoms.info = {key: value for key, value in known.items() if value is not None}
-        images.append(atoms)
-    text = StringIO()
-    write(text, images, format="extxyz")
-    write_atomically(path, text.getvalue())
 
 
 @contextmanager

@@ -1,0 +1,173 @@
+"""Piezoelectric constants from Berry phases under strain (pw.x) and as derivatives of a network's enthalpy.
+
+    python benchmarks/piezoelectric.py [--work DIR] [--quartz-model DIR] [--out docs/results/piezoelectric]
+
+* AlAs (8 atoms, the ``fast`` protocol), e_14: shear strain; atoms clamped, and following by the force constant and the
+  charge of a displaced sublattice. The network is a committee member of the AlAs demo, trained at this level of theory.
+* alpha-quartz (9 atoms, 40 Ry, 2x2x2, LDA), e_11: atoms clamped; and a network where one is given.
+
+P is compared in lattice coordinates, which is what makes the constant the proper one and independent of the branch
+(D. Vanderbilt, J. Phys. Chem. Solids 61, 147 (2000)). For e_11 proper and improper are equal on every branch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from ase.build import bulk
+from ase.io import read
+from fieldloop.dft_inputs.branches import string_counts
+from fieldloop.dft_inputs.espresso import PwCode, PwEngine, PwSettings
+from fieldloop.dft_inputs.labelling import run_fields
+from fieldloop.dft_inputs.meshes import Mesh
+from fieldloop.dft_inputs.program import lease
+from fieldloop.dft_inputs.records import FieldPoint, Frame
+from fieldloop.dft_inputs.stencil import ZERO, Stencil
+from fieldloop.dft_inputs.units import E_PER_SQUARE_ANGSTROM_IN_MICROCOULOMB_PER_SQUARE_CM
+from fieldloop.model.files import load_model
+from fieldloop.model.piezoelectric import piezoelectric_tensor, voigt
+
+ROOT = Path(__file__).parents[1]
+MODEL = ROOT / "tests" / "data" / "models" / "alas"
+COULOMB_PER_SQUARE_M = E_PER_SQUARE_ANGSTROM_IN_MICROCOULOMB_PER_SQUARE_CM / 100
+STRAIN = 0.005
+DISPLACEMENT = 0.02
+"""A, of a sublattice."""
+
+
+@dataclass(frozen=True)
+class Berry:
+    """pw.x at zero field.
+
+    Attributes:
+        engine: the level of theory.
+        mesh: of the crystal.
+        work: folder of the runs.
+    """
+
+    engine: PwEngine
+    mesh: Mesh
+    work: Path
+
+    def point(self, frame: Frame, name: str) -> FieldPoint:
+        """Forces and P of a frame."""
+        job = self.engine.prepare(frame, Stencil(), self.work / name)
+        with lease(job.directory, self.engine.code) as descriptor:
+            point = dict(run_fields(job, descriptor, only=(ZERO,)))[ZERO].point
+            job.drop_files(ZERO)
+        print(f"  {name}: P {point.polarization}", flush=True)
+        return point
+
+    def reduced_difference(self, up: tuple[Frame, FieldPoint], down: tuple[Frame, FieldPoint]) -> np.ndarray:
+        """P of one in its lattice coordinates less that of the other, closest to zero; strings may hop alone, (3,)."""
+        ends = [point.polarization @ np.linalg.inv(frame.cell) for frame, point in (up, down)]
+        quantum = 2 / np.array(string_counts(self.mesh))
+        difference = ends[0] - ends[1]
+        return difference - quantum * np.rint(difference / quantum)
+
+
+def strained(frame: Frame, strain: np.ndarray) -> Frame:
+    """r -> (1 + strain) r."""
+    matrix = np.eye(3) + strain
+    return frame.model_copy(update={"positions": frame.positions @ matrix.T, "cell": frame.cell @ matrix.T})
+
+
+def clamped(berry: Berry, frame: Frame, strain: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Proper (1/V) dP/d(strain) with atoms carried along, e/A^2, (3,), and dF/d(strain), eV/A, (N, 3)."""
+    ends = []
+    for sign, name in ((1, "strained+"), (-1, "strained-")):
+        end = strained(frame, sign * STRAIN * strain)
+        ends.append((end, berry.point(end, name)))
+    slope = berry.reduced_difference(*ends) @ frame.cell / (2 * STRAIN * frame.volume)
+    return slope, (ends[0][1].forces - ends[1][1].forces) / (2 * STRAIN)
+
+
+def sublattice(berry: Berry, frame: Frame, moved: np.ndarray) -> tuple[float, float]:
+    """Charge, e, and force constant, eV/A^2, of atoms that move together along x."""
+    ends = []
+    for sign, name in ((1, "displaced+"), (-1, "displaced-")):
+        moves = np.zeros_like(frame.positions)
+        moves[moved, 0] = sign * DISPLACEMENT
+        end = frame.model_copy(update={"positions": frame.positions + moves})
+        ends.append((end, berry.point(end, name)))
+    charge = (berry.reduced_difference(*ends) @ frame.cell)[0] / (2 * DISPLACEMENT)
+    constant = -(ends[0][1].forces - ends[1][1].forces)[moved, 0].sum() / (2 * DISPLACEMENT)
+    return float(charge), float(constant)
+
+
+def alas(work: Path) -> dict[str, float]:
+    """e_14, C/m^2."""
+    frame = Frame.from_atoms(bulk("AlAs", "zincblende", a=5.6139, cubic=True))
+    code = PwCode(pseudopotentials={"Al": "Al.pz-vbc.UPF", "As": "As.pz-bhs.UPF"})
+    berry = Berry(PwEngine(PwSettings.from_protocol("fast"), code), (2, 2, 2), work / "alas")
+    shear = np.zeros((3, 3))
+    shear[1, 2] = shear[2, 1] = 0.5  # so that the Voigt strain yz is one
+    slope, forces = clamped(berry, frame, shear)
+    arsenic = np.flatnonzero(np.array(frame.species) == "As")
+    charge, constant = sublattice(berry, frame, arsenic)
+    followed = charge * forces[arsenic, 0].sum() / constant / frame.volume
+    found = piezoelectric_tensor(load_model(MODEL), frame)
+    assert found.relaxed is not None
+    return {
+        "pw.x clamped": float(slope[0]) * COULOMB_PER_SQUARE_M,
+        "pw.x relaxed": float(slope[0] + followed) * COULOMB_PER_SQUARE_M,
+        "network clamped": float(voigt(found.clamped)[0, 3]),
+        "network relaxed": float(voigt(found.relaxed)[0, 3]),
+    }
+
+
+def quartz(work: Path, model: Path | None) -> dict[str, float]:
+    """e_11, C/m^2."""
+    frame = Frame.from_atoms(read(ROOT / "examples" / "quartz" / "quartz.vasp"))  # type: ignore[arg-type]
+    settings = PwSettings(ecutwfc=40, kpoints=(2, 2, 2), conv_thr=1e-11, mixing_beta=0.5, stress=False)
+    code = PwCode(pseudo_dir=str(ROOT / "examples" / "quartz"))
+    berry = Berry(PwEngine(settings, code), (2, 2, 2), work / "quartz")
+    slope, _ = clamped(berry, frame, np.diag([1.0, 0.0, 0.0]))
+    figures = {"pw.x clamped": float(slope[0]) * COULOMB_PER_SQUARE_M}
+    if model is not None:
+        found = piezoelectric_tensor(load_model(model), frame, relaxed=False)
+        figures["network clamped"] = float(voigt(found.clamped)[0, 0])
+        figures["network clamped, improper"] = float(voigt(found.clamped_improper)[0, 0])
+    return figures
+
+
+def markdown(figures: dict[str, dict[str, float]]) -> str:
+    """Both crystals."""
+    lines = [
+        "# Piezoelectric constants, C/m^2",
+        "",
+        "By `python benchmarks/piezoelectric.py`.",
+        "",
+        "| | |",
+        "|---|---|",
+    ]
+    for name, part in figures.items():
+        lines += [f"| {name}, {how} | {value:.4f} |" for how, value in part.items()]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Run and report."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "piezoelectric", help="runs of pw.x")
+    parser.add_argument("--quartz-model", type=Path, help="a network that knows Si and O")
+    parser.add_argument("--out", type=Path, help="where to write FILE.json and FILE.md")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    figures = {"AlAs e_14": alas(arguments.work)}
+    print(markdown(figures), flush=True)
+    figures["quartz e_11"] = quartz(arguments.work, arguments.quartz_model)
+    print(markdown(figures))
+    if arguments.out:
+        arguments.out.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n")
+        arguments.out.with_suffix(".md").write_text(markdown(figures))
+
+
+if __name__ == "__main__":
+    main()
