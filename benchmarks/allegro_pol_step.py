@@ -25,11 +25,14 @@ from nequip.utils.global_state import set_global_state
 LABELS = ("total_energy", "forces", "stress", "polarization", "born_effective_charges", "polarizability")
 
 
-def read_frame(path: str, species: list[str], cutoff: float) -> dict[str, torch.Tensor]:
-    """The frame as the peer's tutorial reads it."""
-    atoms = ase.io.read(path)
+def prepared(atoms: ase.Atoms, species: list[str], cutoff: float) -> dict[str, torch.Tensor]:
+    """A frame as the peer's tutorial reads it.
+
+    Raises:
+        SystemExit: it has no stress that ASE reads.
+    """
     if atoms.calc is None or "stress" not in atoms.calc.results:
-        raise SystemExit(f"{path} has no stress that ASE reads")
+        raise SystemExit("a frame has no stress that ASE reads")
     atoms.info["total_energy"] = atoms.info.get("total_energy", atoms.calc.results.get("energy"))
     data = from_ase(
         atoms,
@@ -40,7 +43,7 @@ def read_frame(path: str, species: list[str], cutoff: float) -> dict[str, torch.
     return AtomicDataDict.batched_from_list([NeighborListTransform(r_max=cutoff)(data)])
 
 
-def build_model(settings: dict[str, Any], neighbours: float) -> torch.nn.Module:
+def build_model(settings: dict[str, Any], neighbours: float, shift: float = 0.0, scale: float = 1.0) -> torch.nn.Module:
     """The model of the peer's tutorial with the hyperparameters of the comparison."""
     width = settings["scalars"]
     return AllegroPolarizationModel(
@@ -65,8 +68,8 @@ def build_model(settings: dict[str, Any], neighbours: float) -> torch.nn.Module:
         readout_mlp_hidden_layers_width=width,
         tp_path_channel_coupling=True,
         avg_num_neighbors=neighbours,
-        per_type_energy_shifts=dict.fromkeys(settings["species"], 0.0),
-        per_type_energy_scales=dict.fromkeys(settings["species"], 1.0),
+        per_type_energy_shifts=dict.fromkeys(settings["species"], shift),
+        per_type_energy_scales=dict.fromkeys(settings["species"], scale),
     )
 
 
@@ -75,7 +78,7 @@ def main() -> None:
     settings = json.loads(sys.argv[1])
     torch.set_num_threads(settings["threads"])
     set_global_state(allow_tf32=False)
-    data = read_frame(settings["frame"], settings["species"], settings["cutoff"])
+    data = prepared(ase.io.read(settings["frame"]), settings["species"], settings["cutoff"])
     edges = data[AtomicDataDict.EDGE_INDEX_KEY].shape[1]
     model = build_model(settings, edges / data[AtomicDataDict.POSITIONS_KEY].shape[0])
     model.train()
