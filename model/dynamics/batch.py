@@ -11,9 +11,10 @@ from ase.data import atomic_masses, atomic_numbers, covalent_radii
 from torch import Tensor
 
 from ...dft_inputs.records import Frame
+from ..blocks import plan_blocks, responses_in_blocks
 from ..graph import Graph
 from ..interface import EnthalpyModel
-from ..responses import Responses, compute_responses
+from ..responses import Responses
 from .ensembles import make_electrics, make_integrator
 from .limits import Limits
 from .neighbours import SkinNeighbours
@@ -31,9 +32,11 @@ class Batch:
         integrator: moves the replicas.
         limits: beyond which a replica has exploded.
         graph: of the last evaluation.
+        blocks: how the batch is divided to bound its memory, in words; empty before the first evaluation.
     """
 
     graph: Graph
+    blocks: str = ""
 
     def __init__(
         self,
@@ -77,19 +80,20 @@ class Batch:
     def electric_responses(self, state: State) -> Responses:
         """Responses of a state with Born effective charges and polarizability."""
         graph = self.graph_at(state.positions, state.cell, state.field)
-        return compute_responses(self.model, graph, born=True)
+        return responses_in_blocks(self.model, graph, born=True)
 
     def _evaluate(self, positions: Tensor, cell: Tensor, field: Tensor) -> Responses:
         self.graph = self.graph_at(positions, cell, field)
-        return compute_responses(self.model, self.graph, stress=self._moving_cell)
+        self.blocks = self.blocks or str(plan_blocks(self.model, self.graph))
+        return responses_in_blocks(self.model, self.graph, stress=self._moving_cell)
 
     def _with_polarizability(self, positions: Tensor, cell: Tensor, field: Tensor) -> Responses:
-        return compute_responses(self.model, self.graph_at(positions, cell, field), born=True)
+        return responses_in_blocks(self.model, self.graph_at(positions, cell, field), born=True)
 
 
 def sees_the_field(model: EnthalpyModel, frame: Frame) -> bool:
     """Has the model a field as input? Tried on the first atom of a frame."""
-    atom = replace_atoms(frame, 1)
+    atom = Frame(species=frame.species[:1], positions=frame.positions[:1], cell=frame.cell, pbc=frame.pbc)
     neighbours = SkinNeighbours(model, [atom], 0.1, torch.tensor(atom.positions, device=model.device))
     field = torch.full((1, 3), 0.01, dtype=torch.float64, device=model.device)
     graph = neighbours.graph(torch.tensor(atom.positions, device=model.device), field)
@@ -99,8 +103,3 @@ def sees_the_field(model: EnthalpyModel, frame: Frame) -> bool:
         if not enthalpy.requires_grad:
             return False
         return torch.autograd.grad(enthalpy, probe, allow_unused=True)[0] is not None
-
-
-def replace_atoms(frame: Frame, count: int) -> Frame:
-    """The first atoms of a frame."""
-    return Frame(species=frame.species[:count], positions=frame.positions[:count], cell=frame.cell, pbc=frame.pbc)

@@ -7,14 +7,15 @@ kinetic energy in the conserved quantity. With U(R, h, E) the electric enthalpy,
 - ``voltage``: the voltages E.a_i across the cell are held, E = h^-1 h_0 c with h_0 the cell at the start. Potential U;
   conjugate P h^-1 h_0; a strain now moves E too, dE = -strain^T E, so that V sigma_voltage = V sigma_E + sym(E P^T).
   The result is symmetric by itself, as U at given voltages does not change where cell and atoms turn.
-- ``displacement``: control c = D/eps0, D = eps0 E + P/V. Potential U + E.P + eps0 V E^2/2 (M. Stengel, N. A. Spaldin,
+- ``displacement``: with D = eps0 E + P/V, control c = (D - D_0)/eps0, where D_0 is that of the start without a field
+  (absolute values of P are known modulo quanta only). Potential U + E.P + eps0 V E^2/2 (M. Stengel, N. A. Spaldin,
   D. Vanderbilt, Nat. Phys. 5, 304 (2009)); conjugate -eps0 V E. E is solved for in every step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -42,6 +43,7 @@ class Electrified:
         polarization: e A, (B, 3).
         stress: at what is held, eV/A^3, (B, 3, 3); zero where it was not computed.
         polarizability: estimate, e^2 A^2/eV, (B, 3, 3).
+        origin: P from which the displacement counts, e A, (B, 3).
     """
 
     field: Tensor
@@ -50,6 +52,7 @@ class Electrified:
     polarization: Tensor
     stress: Tensor
     polarizability: Tensor
+    origin: Tensor
 
 
 class Electrics(Protocol):
@@ -110,7 +113,7 @@ class FixedVoltage:
         field = (torch.linalg.solve(cell, self._start) @ control[:, :, None])[:, :, 0]
         out = _electrified(evaluate(positions, cell, field), field)
         stress = fixed_voltage_stress(out.stress, field, out.polarization, cell_volume(cell))
-        return Electrified(field, out.forces, out.enthalpy, out.polarization, stress, out.polarizability)
+        return replace(out, stress=stress)
 
     def potential(self, state: State) -> Tensor:
         """U."""
@@ -122,7 +125,7 @@ class FixedVoltage:
 
 
 class FixedDisplacement:
-    """D/eps0 = E + P/(eps0 V) follows the protocol; fixed cells only.
+    """(D - D_0)/eps0 = E + (P - P_0)/(eps0 V) follows the protocol; fixed cells only.
 
     E starts from its linear extrapolation and is improved by Newton steps until they are below the tolerance; the
     polarizability in them is that of the start, corrected by every change of P that is met (C. G. Broyden, Math. Comp.
@@ -145,17 +148,17 @@ class FixedDisplacement:
         """Find E."""
         if before is None:
             field = torch.zeros_like(control)
-            alpha = self._evaluate_polarizability(positions, cell, field).polarizability
-            if alpha is None:
+            at_zero = self._evaluate_polarizability(positions, cell, field)
+            if at_zero.polarizability is None:
                 raise ValueError("the model gives no polarizability: hold the field instead of the displacement")
-            alpha = alpha.double()
+            alpha, origin = at_zero.polarizability.double(), at_zero.polarization.double()
         else:
-            field, alpha = before.field + before.field_change, before.polarizability
+            field, alpha, origin = before.field + before.field_change, before.polarizability, before.origin
         permittivity = VACUUM_PERMITTIVITY * cell_volume(cell)[:, None]
         identity = torch.eye(3, dtype=field.dtype, device=field.device)
         out = _electrified(evaluate(positions, cell, field), field)
         for _ in range(_MOST_ITERATIONS):
-            residual = permittivity * (control - field) - out.polarization
+            residual = permittivity * (control - field) - (out.polarization - origin)
             change = torch.linalg.solve(alpha + permittivity[:, :, None] * identity, residual)
             unsolved = ~(change.abs().amax(-1) <= self._tolerance)
             if not bool((unsolved & change.isfinite().all(-1)).any()):
@@ -167,7 +170,7 @@ class FixedDisplacement:
         else:
             unsolved = torch.ones_like(out.enthalpy, dtype=torch.bool)
         enthalpy = torch.where(unsolved, torch.full_like(out.enthalpy, torch.nan), out.enthalpy)
-        return Electrified(field, out.forces, enthalpy, out.polarization, out.stress, alpha)
+        return replace(out, field=field, enthalpy=enthalpy, polarizability=alpha, origin=origin)
 
     def potential(self, state: State) -> Tensor:
         """U + E.P + eps0 V E^2 / 2."""
@@ -196,4 +199,5 @@ def _electrified(out: Responses, field: Tensor) -> Electrified:
         polarization=out.polarization.double(),
         stress=nothing if out.stress is None else out.stress.double(),
         polarizability=nothing,
+        origin=torch.zeros_like(field),
     )

@@ -161,14 +161,24 @@ class _Run:
             at_end = not self.active or self.state.step == self.settings.steps
             if progress is not None and (now - last > _PROGRESS_SECONDS or at_end):
                 last = now
-                seconds = max(now - began, 1e-9)
-                rate = (self.state.step - first) * self.settings.timestep * 1e-6 * 86400 / seconds
-                progress(Progress(self.state.step, self.settings.steps, len(self.active), rate, atom_steps / seconds))
+                progress(self.progress(first, now - began, atom_steps))
         if self.state.step > first:
             self.checkpoint()
         ended = [self.outcome(i, "finished", "", self.state) for i in range(len(self.active))]
         outcomes = tuple(sorted([*self.outcomes, *ended], key=lambda outcome: outcome.replica))
         return DynamicsResult(outcomes, self.recorder.trajectory(), self.state.step - first, time.monotonic() - began)
+
+    def progress(self, first: int, seconds: float, atom_steps: int) -> Progress:
+        """How far the run is, after seconds for the steps since the first."""
+        seconds = max(seconds, 1e-9)
+        return Progress(
+            step=self.state.step,
+            steps=self.settings.steps,
+            active=len(self.active),
+            ns_per_day=(self.state.step - first) * self.settings.timestep * 1e-6 * 86400 / seconds,
+            atom_steps_per_second=atom_steps / seconds,
+            blocks=self.batch.blocks,
+        )
 
     def after_step(self, previous: State | None, observer: Observer | None) -> None:
         """Limits, output, observer and checkpoint of the step just done, in this order."""

@@ -70,6 +70,7 @@ class Integrator:
             work=zero,
             heat=zero,
             chain=zero.new_zeros((len(zero), 1 if self.barostat is None else 2, 2, self.chain_length)),
+            origin=out.origin,
             field_change=torch.zeros_like(out.field),
             polarizability=out.polarizability,
         )
@@ -110,6 +111,7 @@ class Integrator:
             work=state.work + 0.5 * (conjugate * (control - state.control)).sum(-1),
             heat=heat,
             chain=chain,
+            origin=out.origin,
             field_change=out.field - state.field,
             polarizability=out.polarizability,
         )

@@ -48,13 +48,22 @@ class Observation:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is: ``ns_per_day`` of simulated time per replica, ``atom_steps_per_second`` over the batch."""
+    """How far a run is.
+
+    Attributes:
+        step, steps: done, and in all.
+        active: replicas that go on.
+        ns_per_day: of simulated time per replica.
+        atom_steps_per_second: over the batch.
+        blocks: how the batch is divided to bound its memory, in words.
+    """
 
     step: int
     steps: int
     active: int
     ns_per_day: float
     atom_steps_per_second: float
+    blocks: str
 
 
 Observer = Callable[[int, Observation], Sequence[bool] | np.ndarray | Tensor | None]

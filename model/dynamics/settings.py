@@ -50,7 +50,8 @@ class DynamicsSettings(BaseModel):
         temperatures: K, one or one per replica; in ``nve`` and ``nph`` that of the initial velocities.
         fields: one or one per replica.
         fixed: what follows ``fields``: the ``field`` itself; the ``voltage``, E.a_i as in the cell at the start; or the
-            ``displacement``, D/eps0 = E + P/(eps0 V), in V/A as well.
+            ``displacement``, (D - D_0)/eps0 in V/A as well, with D = eps0 E + P/V and D_0 that of the start without a
+            field.
         seed: an integer (replica i draws from the stream (seed, i)) or one per replica (replica i draws as if it ran
             alone with that seed).
         series_every: steps between rows of the series: time, field, polarization, energies, temperature, volume.

@@ -30,6 +30,7 @@ class State:
         heat: energy taken up from a stochastic bath since the start, eV, (B,).
         chain: positions (no unit) and velocities (1/fs) of a Nose-Hoover chain for each body, atoms and a cell that
             moves, (B, bodies, 2, M); M is zero without one.
+        origin: P at the start without a field, e A, (B, 3), where the displacement is held.
         field_change: of the last step, V/A, (B, 3), where the field is solved for.
         polarizability: estimate of alpha that serves to solve for the field, e^2 A^2/eV, (B, 3, 3).
     """
@@ -48,6 +49,7 @@ class State:
     work: Tensor
     heat: Tensor
     chain: Tensor
+    origin: Tensor
     field_change: Tensor
     polarizability: Tensor
 

@@ -5,6 +5,10 @@ import pytest
 import torch
 from fieldloop.dft_inputs.records import Frame
 from fieldloop.model.dynamics import DynamicsSettings, SinusoidalField, run_dynamics
+from fieldloop.model.graph import build_graph
+from fieldloop.model.interface import EnthalpyModel
+from fieldloop.model.responses import compute_responses
+from torch import nn
 
 COLUMNS = ("positions", "velocities", "field", "enthalpy", "kinetic", "polarization", "conserved")
 
@@ -21,12 +25,13 @@ def difference(run, other):
     return max(np.abs(getattr(run, name) - getattr(other, name)).max() for name in COLUMNS)
 
 
-@pytest.mark.parametrize("ensemble", ["nve", "langevin"])
+@pytest.mark.parametrize("ensemble", ["langevin", "npt"])
 def test_a_batch_equals_its_replicas_one_by_one(morse, crystal, ensemble):
     frames = [crystal(rattle=0.05), primitive(0.1), crystal(rattle=0.02, repeat=(2, 1, 1), seed=4)]
     temperatures, seeds = (100.0, 300.0, 700.0), (11, 12, 13)
+    cell = {"fixed": "voltage", "cell": "flexible"} if ensemble == "npt" else {}
     fields = ((0.0, 0.0, 0.1), SinusoidalField((0.1, 0.0, 0.0), period=40.0), (0.0, 0.0, 0.0))
-    common = {"ensemble": ensemble, "timestep": 2.0, "steps": 80, "save_every": 4, "skin": 0.2}
+    common = {"ensemble": ensemble, "timestep": 2.0, "steps": 80, "save_every": 4, "skin": 0.2, **cell}
     settings = DynamicsSettings(temperatures=temperatures, fields=fields, seed=seeds, **common)
     batch = run_dynamics(morse, frames, settings).trajectory.replicas()
     for frame, temperature, field, seed, run in zip(frames, temperatures, fields, seeds, batch, strict=True):
@@ -110,8 +115,6 @@ def test_a_run_whose_replicas_all_ended_ends(morse, crystal, tmp_path):
 
 
 def test_an_observer_sees_the_batch_and_can_stop_replicas(morse, crystal):
-    from fieldloop.model.responses import compute_responses
-
     seen = []
 
     def observer(step, observation):
@@ -145,12 +148,62 @@ def test_an_observer_that_answers_for_other_replicas_is_refused(morse, crystal):
         run_dynamics(morse, [crystal()] * 2, DynamicsSettings(steps=5), observer=lambda *_: [True])
 
 
+class Fieldless(EnthalpyModel):
+    """Harmonic ions that know of no field."""
+
+    species = ("Al", "As")
+    cutoff = 3.0
+
+    def __init__(self):
+        super().__init__()
+        self.stiffness = nn.Parameter(torch.tensor(1.0, dtype=torch.float64))
+
+    def forward(self, graph):
+        return graph.sum_structures(self.stiffness * (graph.positions**2).sum(-1))
+
+
+@pytest.mark.parametrize("change", [{"fields": ((0, 0, 0.1),)}, {"fixed": "displacement"}])
+def test_a_field_for_a_model_without_one_is_an_error(crystal, change):
+    with pytest.raises(ValueError, match="no field as input"):
+        run_dynamics(Fieldless(), [crystal()], DynamicsSettings(steps=1, **change))
+    assert run_dynamics(Fieldless(), [crystal()], DynamicsSettings(steps=1)).steps == 1
+
+
+def test_a_thin_cell_that_moves_has_its_images(morse):
+    """A primitive cell thinner than the cutoff: what is conserved, and the enthalpy of a fresh list at the end."""
+    morse.cutoff = 6.5
+    settings = DynamicsSettings(
+        ensemble="nph", cell="flexible", timestep=2.0, steps=60, save_every=20, fields=((0.1, 0, 0.2),), skin=0.1
+    )
+    run = run_dynamics(morse, [primitive(0.1)], settings).trajectory.replica(0)
+    assert np.abs(np.diff(run.cell, axis=0)).max() > 1e-2
+    for index in range(4):
+        graph = build_graph([run.frame(index)], morse.species, morse.cutoff, run.field[index])
+        assert float(compute_responses(morse, graph).enthalpy) == pytest.approx(run.enthalpy[index], abs=1e-9)
+    assert np.ptp(run.conserved) < 0.03 * np.ptp(run.kinetic)
+
+
+@pytest.mark.parametrize("change", [{"ensemble": "npt"}, {"fixed": "voltage"}])
+def test_what_needs_a_cell_is_refused_without_one(morse, sites, change):
+    with pytest.raises(ValueError, match="periodic in all three"):
+        run_dynamics(morse, [sites], DynamicsSettings(steps=1, **change))
+
+
+def test_a_cell_that_runs_away_ends_its_replica(morse, crystal):
+    settings = DynamicsSettings(ensemble="npt", pressure=-2.0, timestep=2.0, steps=400, max_expansion=1.3)
+    outcome = run_dynamics(morse, [crystal()], settings).outcomes[0]
+    assert outcome.status == "exploded"
+    assert "volume" in outcome.reason
+    assert outcome.frame.volume < 1.3 * crystal().volume
+
+
 def test_progress_reaches_the_end(morse, crystal):
     calls = []
     run_dynamics(morse, [crystal()] * 2, DynamicsSettings(steps=30), progress=calls.append)
     last = calls[-1]
     assert (last.step, last.steps, last.active) == (30, 30, 2)
     assert last.ns_per_day > 0
+    assert "16 atoms" in last.blocks
     assert last.atom_steps_per_second > 0
 
 

@@ -14,7 +14,7 @@ def test_temperature_and_positions_are_boltzmann_distributed(oscillators, sites)
     temperatures = (100.0, 300.0, 900.0)
     settings = DynamicsSettings(
         timestep=5.0,
-        steps=3000,
+        steps=1000,
         friction=0.03,
         temperatures=temperatures,
         fields=((0.0, 0.0, FIELD),),
@@ -24,17 +24,17 @@ def test_temperature_and_positions_are_boltzmann_distributed(oscillators, sites)
     )
     result = run_dynamics(oscillators, [sites] * 3, settings)
     for temperature, run in zip(temperatures, result.trajectory.replicas(), strict=True):
-        displaced = run.positions[100:] - sites.positions
-        assert run.temperature()[100:].mean() == pytest.approx(temperature, rel=0.03)
-        assert displaced.var(axis=(0, 1)) == pytest.approx(BOLTZMANN * temperature / 2.0 * np.ones(3), rel=0.06)
+        displaced = run.positions[50:] - sites.positions
+        assert run.temperature()[50:].mean() == pytest.approx(temperature, rel=0.05)
+        assert displaced.var(axis=(0, 1)) == pytest.approx(BOLTZMANN * temperature / 2.0 * np.ones(3), rel=0.12)
         expected = [0.0, 0.0, FIELD / 2.0]
-        assert displaced.mean(axis=(0, 1)) == pytest.approx(expected, abs=0.05 * np.sqrt(BOLTZMANN * temperature))
+        assert displaced.mean(axis=(0, 1)) == pytest.approx(expected, abs=0.1 * np.sqrt(BOLTZMANN * temperature))
 
 
 def test_position_variance_is_exact_at_a_large_timestep(oscillators, sites):
     """BAOAB samples harmonic positions without error in the timestep (Leimkuhler and Matthews); omega dt is 0.8."""
     settings = DynamicsSettings(
-        timestep=30.0, steps=3000, friction=0.02, temperatures=300.0, save_every=2, seed=2, max_displacement=5.0
+        timestep=30.0, steps=1000, friction=0.02, temperatures=300.0, save_every=2, seed=2, max_displacement=5.0
     )
     run = run_dynamics(oscillators, [sites], settings).trajectory.replica(0)
     displaced = run.positions[100:] - sites.positions

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,18 @@ import pytest
 import torch
 from fieldloop.model.dynamics import DynamicsSettings, SinusoidalField, read_trajectory, run_dynamics
 
-COLUMNS = ("step", "time", "positions", "velocities", "field", "enthalpy", "kinetic", "polarization", "conserved")
+COLUMNS = (
+    "step",
+    "time",
+    "positions",
+    "velocities",
+    "cell",
+    "field",
+    "enthalpy",
+    "kinetic",
+    "polarization",
+    "conserved",
+)
 SETTINGS = {
     "timestep": 2.0,
     "steps": 150,
@@ -43,6 +55,13 @@ def assert_bitwise_equal(trajectory, other):
     for run, expected in zip(trajectory.replicas(), other.replicas(), strict=True):
         for name in COLUMNS:
             assert np.array_equal(getattr(run, name), getattr(expected, name)), name
+    for replica in range(trajectory.n_replicas):
+        assert_same(trajectory.series(replica), other.series(replica))
+        assert_same(trajectory.responses(replica), other.responses(replica))
+
+
+def assert_same(found, expected):
+    assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(astuple(found), astuple(expected), strict=True))
 
 
 class PowerCutError(Exception):
@@ -53,10 +72,22 @@ def stop_second_at_70(step, observation):
     return [step == 70 and replica == 1 for replica in observation.replicas]
 
 
-@pytest.mark.parametrize("ensemble", ["nve", "langevin"])
-@pytest.mark.parametrize("interrupted", [(10,), (50, 60), (70, 130), (140,)])
-def test_resumed_runs_are_bitwise_equal(morse, frames, tmp_path, ensemble, interrupted):
-    settings = DynamicsSettings(ensemble=ensemble, **SETTINGS)
+NPT = {"ensemble": "npt", "cell": "flexible", "barostat_time": 500.0}
+RUNS = {
+    "nve": ({"ensemble": "nve"}, (70, 130)),
+    "langevin": ({"ensemble": "langevin"}, (10,)),
+    "langevin later": ({"ensemble": "langevin"}, (140,)),
+    "csvr": ({"ensemble": "csvr"}, (70, 130)),
+    "nose-hoover": ({"ensemble": "nose-hoover", "fixed": "displacement"}, (50, 60)),
+    "npt": (NPT, (70, 130)),
+    "npt, chain": ({**NPT, "thermostat": "nose-hoover", "fixed": "voltage", "responses_every": 25}, (50, 60)),
+    "npt, langevin": ({**NPT, "thermostat": "langevin"}, (70,)),
+}
+
+
+@pytest.mark.parametrize(("changes", "interrupted"), RUNS.values(), ids=RUNS)
+def test_resumed_runs_are_bitwise_equal(morse, frames, tmp_path, changes, interrupted):
+    settings = DynamicsSettings(**SETTINGS, **changes)
     whole = run_dynamics(morse, frames, settings, observer=stop_second_at_70)
     for moment in interrupted:
 
