@@ -80,6 +80,7 @@ class LoopMaker(Maker):
                 retraining_epochs=committee.retraining_epochs,
                 retraining_learning_rate=committee.retraining_learning_rate,
                 members=committee.members,
+                together=committee.together,
                 seed=committee.seed,
             ),
             explore=DynamicsMaker(

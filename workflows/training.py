@@ -1,10 +1,11 @@
-"""Training a committee as jobs: one job a member, so that members train side by side."""
+"""Training a committee as jobs: one job a member, so that members train side by side, or one job for all of them."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jobflow.core.flow import Flow
 from jobflow.core.job import Job, job
@@ -18,6 +19,9 @@ from .keys import content_job, content_key
 from .paths import located, recorded
 from .records import TrainedModel
 
+if TYPE_CHECKING:
+    from ..model.training import TrainingResult
+
 
 @dataclass
 class TrainMaker(Maker):
@@ -29,6 +33,7 @@ class TrainMaker(Maker):
         retraining_epochs: of a committee that starts from an earlier one.
         retraining_learning_rate: of such a committee; that of ``training`` where not given.
         members: size of the committee.
+        together: train the members in one job and one pass, on the same frames in each step.
         seed: of the first member.
     """
 
@@ -38,6 +43,7 @@ class TrainMaker(Maker):
     retraining_epochs: int = 60
     retraining_learning_rate: float | None = None
     members: int = 3
+    together: bool = False
     seed: int = 0
 
     def make(
@@ -47,7 +53,7 @@ class TrainMaker(Maker):
         generation: int = 0,
         start: Sequence[TrainedModel] = (),
     ) -> Flow:
-        """One job for each member; the flow's output is the list of ``TrainedModel``.
+        """One job for each member or one for all; the flow's output is the list of ``TrainedModel``.
 
         Args:
             labels: all labelled frames, failed and flagged ones too: those are left out.
@@ -70,6 +76,9 @@ class TrainMaker(Maker):
             raise ValueError(f"none of {len(labels)} labelled frames can be trained on: {'; '.join(reasons)}")
         trained_on = {label.label_id for label in training}
         reach = label_range(label for label in labels if label.label_id in trained_on)
+        if self.together:
+            job = self._committee(training, validation, generation, start, reach)
+            return Flow([job], output=job.output, name=self.name)
         jobs = [self._member(training, validation, generation, member, start, reach) for member in range(self.members)]
         return Flow([*jobs], output=[job.output for job in jobs], name=self.name)
 
@@ -92,20 +101,49 @@ class TrainMaker(Maker):
     ) -> Job:
         settings = self._retraining() if start else self.training
         before = start[member] if start else None
-        key = content_key(
-            "train",
-            [label.label_id for label in training],
-            [label.label_id for label in validation],
-            self.network,
-            settings.identity(),
-            self.seed + member,
-            before.model_id if before else None,
+        key = self._key(
+            "train", training, validation, settings, self.seed + member, before.model_id if before else None
         )
         training_job = train_member(
             training, validation, self.network, settings, self.seed + member, generation, member, before, reach
         )
         training_job.name = f"{self.name} {generation}.{member}"
         return content_job(training_job, key, f"training/{key[:16]}")
+
+    def _committee(
+        self,
+        training: list[LabelledFrame],
+        validation: list[LabelledFrame],
+        generation: int,
+        start: Sequence[TrainedModel],
+        reach: LabelRange,
+    ) -> Job:
+        settings = self._retraining() if start else self.training
+        before = [model.model_id for model in start]
+        key = self._key("train together", training, validation, settings, [self.seed, self.members], before)
+        seeds = [self.seed + member for member in range(self.members)]
+        job = train_together(training, validation, self.network, settings, seeds, generation, list(start), reach)
+        job.name = f"{self.name} {generation}"
+        return content_job(job, key, f"training/{key[:16]}")
+
+    def _key(
+        self,
+        kind: str,
+        training: list[LabelledFrame],
+        validation: list[LabelledFrame],
+        settings: TrainingSettings,
+        seeds: object,
+        before: object,
+    ) -> str:
+        return content_key(
+            kind,
+            [label.label_id for label in training],
+            [label.label_id for label in validation],
+            self.network,
+            settings.identity(),
+            seeds,
+            before,
+        )
 
 
 @job
@@ -121,7 +159,7 @@ def train_member(
     reach: LabelRange,
 ) -> TrainedModel:
     """Train one network in the current directory, going on from its checkpoint where there is one."""
-    from ..model.files import load_model, save_model  # noqa: PLC0415  (torch is imported by the worker alone)
+    from ..model.files import load_model  # noqa: PLC0415  (torch is imported by the worker alone)
     from ..model.training import initial_network, train  # noqa: PLC0415
 
     here = Path.cwd()
@@ -134,9 +172,60 @@ def train_member(
         result = train(
             model, training, validation, settings, seed=seed, checkpoint=here / "checkpoint.pt", progress=report
         )
+    return _recorded(result, here / "model", reach, settings, generation, member, start, training, validation)
+
+
+@job
+def train_together(
+    training: list[LabelledFrame],
+    validation: list[LabelledFrame],
+    network: NetworkConfig,
+    settings: TrainingSettings,
+    seeds: list[int],
+    generation: int,
+    start: list[TrainedModel],
+    reach: LabelRange,
+) -> list[TrainedModel]:
+    """Train a committee in one pass in the current directory, going on from its checkpoint where there is one."""
+    from ..model.files import load_model  # noqa: PLC0415  (torch is imported by the worker alone)
+    from ..model.training import initial_network, train_committee  # noqa: PLC0415
+
+    here = Path.cwd()
+    models = [load_model(located(before.directory)) for before in start]
+    models = models or [initial_network(network, training, seed) for seed in seeds]
+    with (here / "training.log").open("a") as log:
+
+        def report(rows: tuple[EpochRecord, ...]) -> None:
+            for row in rows:
+                print(row.model_dump_json(), file=log, flush=True)
+
+        results = train_committee(
+            models, training, validation, settings, seed=seeds[0], checkpoint=here / "checkpoint.pt", progress=report
+        )
+    befores = start or [None] * len(seeds)
+    return [
+        _recorded(result, here / f"model_{i}", reach, settings, generation, i, before, training, validation)
+        for i, (result, before) in enumerate(zip(results, befores, strict=True))
+    ]
+
+
+def _recorded(
+    result: TrainingResult,
+    directory: Path,
+    reach: LabelRange,
+    settings: TrainingSettings,
+    generation: int,
+    member: int,
+    start: TrainedModel | None,
+    training: list[LabelledFrame],
+    validation: list[LabelledFrame],
+) -> TrainedModel:
+    """Save a trained network; its record."""
+    from ..model.files import save_model  # noqa: PLC0415
+
     return TrainedModel(
-        model_id=save_model(result.model, here / "model", reach),
-        directory=recorded(here / "model"),
+        model_id=save_model(result.model, directory, reach),
+        directory=recorded(directory),
         generation=generation,
         member=member,
         start_model_id=start.model_id if start else None,
