@@ -45,6 +45,11 @@ class LocalModel(EnthalpyModel):
 
     charges: Tensor
 
+    @property
+    def floats_per_edge(self) -> int:
+        """About how many numbers an evaluation of U, F and P holds for each edge: blocks are sized by it."""
+        return 8192
+
     @abstractmethod
     def local_enthalpy(self, environments: Environments) -> Tensor:
         """Enthalpy of each atom without the reference charges, eV, (N,): invariant, a function of its environment."""

@@ -68,6 +68,12 @@ class EnthalpyNetwork(LocalModel):
         finally:
             torch.set_default_dtype(default)
 
+    @property
+    def floats_per_edge(self) -> int:
+        """Arrays of tensors and of scalars in each layer, forward and backward."""
+        config = self.config
+        return config.layers * (6 * config.tensors * (config.l_max + 1) ** 2 + 24 * config.scalars)
+
     def local_enthalpy(self, environments: Environments) -> Tensor:
         """Enthalpy of each atom without the reference charges, eV, (N,)."""
         scalars, envelope, r = self._edges(environments)

@@ -5,7 +5,9 @@ import pytest
 import torch
 from fieldloop.model.dynamics.neighbours import SkinNeighbours
 from fieldloop.model.graph import build_graph
+from fieldloop.model.network import EnthalpyNetwork
 from fieldloop.model.responses import compute_responses
+from fieldloop.model.settings import NetworkConfig
 
 
 def neighbours_of(graph):
@@ -100,3 +102,30 @@ def test_unwrapped_atoms_keep_their_forces_and_carry_P(morse, crystal):
     assert torch.allclose(out[0].forces, out[1].forces, atol=1e-12)
     jump = (out[1].polarization - out[0].polarization)[0].numpy()
     assert jump == pytest.approx(charge * (3 * frame.cell[0] - 2 * frame.cell[2]), abs=1e-9)
+
+
+def test_a_graph_holds_neighbours_within_the_cutoff_alone(morse, crystal):
+    """What the skin adds is no work for the model; padding points to the atom itself."""
+    frame = crystal(rattle=0.1, repeat=(2, 1, 1))
+    positions = torch.tensor(frame.positions.copy())
+    graph = SkinNeighbours(morse, [frame], 3.0, positions).graph(positions, torch.zeros((1, 3), dtype=torch.float64))
+    counts = graph.mask.sum(1)
+    assert graph.mask.shape[1] - 8 < int(counts.max()) <= graph.mask.shape[1]
+    assert bool((graph.mask == (torch.arange(graph.mask.shape[1]) < counts[:, None])).all())
+    atoms = torch.arange(len(frame))[:, None].expand_as(graph.mask)
+    assert torch.equal(graph.neighbours[~graph.mask], atoms[~graph.mask])
+    fresh = build_graph([frame], morse.species, morse.cutoff)
+    assert np.array_equal(neighbours_of(graph), neighbours_of(fresh))
+
+
+def test_a_single_precision_model_sees_differences_of_double_positions(crystal):
+    """Far from the origin a float32 position is off by 1e-3 A; forces are those of the same atoms at the origin."""
+    config = NetworkConfig(species=("Al", "As"), cutoff=4.0, scalars=8, tensors=2, neighbours=16.0, dtype="float32")
+    model, frame = EnthalpyNetwork(config, seed=1), crystal(rattle=0.1)
+    forces = []
+    for origin in (0.0, 1e4):
+        positions = torch.tensor(frame.positions + origin)
+        graph = SkinNeighbours(model, [frame], 0.5, positions).graph(positions, torch.zeros((1, 3)).double())
+        forces.append(compute_responses(model, graph).forces)
+    assert forces[0].dtype == torch.float64
+    assert float((forces[1] - forces[0]).abs().max()) < 1e-5 * float(forces[0].abs().max())
