@@ -47,7 +47,7 @@ def relax(
     field: tuple[float, float, float] = (0.0, 0.0, 0.0),
     *,
     relax_cell: bool = False,
-    fixed: Literal["field", "voltage"] = "field",
+    fixed: Literal["field", "voltage"] = "voltage",
     pressure: float = 0.0,
     fmax: float = 1e-3,
     smax: float = 1e-4,
@@ -63,7 +63,8 @@ def relax(
         frame: where to start.
         field: V/A.
         relax_cell: also the cell.
-        fixed: ``field``, or the ``voltage`` that the field has across the cell at the start.
+        fixed: where the cell is relaxed, the ``voltage`` that the field has across the cell at the start, or the
+            ``field``, whose stress depends on the branch of P.
         pressure: on the cell, eV/A^3.
         fmax: bound of the force on any atom, eV/A.
         smax: bound of every component of the stress, eV/A^3.
@@ -81,24 +82,20 @@ def relax(
     held = {"field": field} if fixed == "field" else {"voltages": frame.cell @ np.array(field)}
     atoms.calc = calculator = EnthalpyCalculator(model, **held)
 
-    def excess() -> float:
-        return float(np.abs(atoms.get_stress(voigt=False) + pressure * np.eye(3)).max())
-
-    def force() -> float:
-        return float(np.linalg.norm(atoms.get_forces(), axis=1).max())
-
-    # The filter's forces on the cell are V sigma over the number of atoms: bound them so that the stress meets its own.
-    bound = min(fmax, smax * frame.volume / len(frame)) if relax_cell else fmax
+    # The filter's forces on the cell are V sigma / N, with the volume at the end: half leaves room for its change.
+    bound = min(fmax, 0.5 * smax * frame.volume / len(frame)) if relax_cell else fmax
     moving = FrechetCellFilter(atoms, scalar_pressure=pressure) if relax_cell else atoms
     search = _OPTIMIZERS[optimizer](moving, logfile=None)  # pyright: ignore[reportArgumentType]
-    done = bool(search.run(fmax=bound, steps=steps))
+    search.run(fmax=bound, steps=steps)
+    force = float(np.linalg.norm(atoms.get_forces(), axis=1).max())
+    excess = np.abs(atoms.get_stress(voigt=False) + pressure * np.eye(3)).max() if relax_cell else None
     return Relaxation(
         frame=Frame.from_atoms(atoms),
         field=calculator.field_of(atoms),
         enthalpy=float(atoms.get_potential_energy()),
         polarization=np.array(calculator.get_property("polarization", atoms)),
-        largest_force=force(),
-        largest_stress=excess() if relax_cell else None,
+        largest_force=force,
+        largest_stress=None if excess is None else float(excess),
         steps=search.nsteps,
-        converged=done,
+        converged=force < fmax and (excess is None or bool(excess < smax)),
     )

@@ -66,8 +66,8 @@ class Checkpoint:
         missing = {"reference_cell", *(f"state_{name}" for name in tensor_names())} - set(arrays)
         if missing:
             raise ValueError(
-                f"{path} was written by another version of fieldloop, which has to finish this run: "
-                "go on with that one, or choose a new directory"
+                f"{path} was written by another version of fieldloop: finish the run with that one, "
+                "or begin it again in an empty directory"
             )
 
         def tensor(name: str) -> Tensor:

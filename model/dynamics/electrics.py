@@ -6,7 +6,8 @@ kinetic energy in the conserved quantity. With U(R, h, E) the electric enthalpy,
 - ``field``: control c = E. Potential U; conjugate -dU/dc = P; stress at fixed E.
 - ``voltage``: the voltages E.a_i across the cell are held, E = h^-1 h_0 c with h_0 the cell at the start. Potential U;
   conjugate P h^-1 h_0; a strain now moves E too, dE = -strain^T E, so that V sigma_voltage = V sigma_E + sym(E P^T).
-  The result is symmetric by itself, as U at given voltages does not change where cell and atoms turn.
+  The result is symmetric by itself, as U at given voltages does not change where cell and atoms turn, and does not
+  depend on the branch of P, as sigma_E does.
 - ``displacement``: with D = eps0 E + P/V, control c = (D - D_0)/eps0, where D_0 is that of the start without a field
   (absolute values of P are known modulo quanta only). Potential U + E.P + eps0 V E^2/2 (M. Stengel, N. A. Spaldin,
   D. Vanderbilt, Nat. Phys. 5, 304 (2009)); conjugate -eps0 V E. E is solved for in every step.

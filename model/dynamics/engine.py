@@ -281,8 +281,8 @@ def _check(model: EnthalpyModel, frames: Sequence[Frame], settings: DynamicsSett
         raise ValueError("dynamics needs at least one frame")
     if settings.moving_cell and not all(all(frame.pbc) for frame in frames):
         raise ValueError(f"ensemble: {settings.ensemble} needs frames that are periodic in all three directions")
-    if settings.fixed != "field" and not all(all(frame.pbc) for frame in frames):
-        raise ValueError(f"fixed: {settings.fixed} needs frames that are periodic in all three directions")
+    if settings.fixed == "displacement" and not all(all(frame.pbc) for frame in frames):
+        raise ValueError("fixed: displacement needs frames that are periodic in all three directions")
     in_field = settings.fixed == "displacement" or any(field != StaticField() for field in settings.fields)
     if in_field and not sees_the_field(model, frames[0]):
         raise ValueError("the model has no field as input: train one that has, or run without a field")

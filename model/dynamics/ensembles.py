@@ -49,11 +49,9 @@ def make_electrics(
         evaluate_polarizability: responses with the polarizability.
         single_precision: of the model: its P has noise, and the field is solved for less tightly.
     """
-    if settings.fixed == "voltage":
-        return FixedVoltage(start)
     if settings.fixed == "displacement":
         return FixedDisplacement(evaluate_polarizability, 1e-5 if single_precision else 1e-8)
-    return FixedField()
+    return FixedVoltage(start) if settings.fixed == "voltage" and settings.moving_cell else FixedField()
 
 
 def _thermostat(

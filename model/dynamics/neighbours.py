@@ -16,6 +16,9 @@ from ..interface import EnthalpyModel
 _MULTIPLE = 8
 """Of which numbers of neighbours are: matrix products are fast on whole vector registers, and shapes seldom change."""
 
+_AT_A_TIME = 16_384
+"""Atoms whose distances are taken at a time, so that the vectors of a large system are never in memory at once."""
+
 
 @dataclass
 class _Listed:
@@ -140,7 +143,9 @@ class SkinNeighbours:
 
 def _compacted(listed: Graph, cutoff: float) -> Graph:
     """The neighbours within the cutoff alone, in the order of the list; padding points to the atom itself."""
-    within = listed.mask & (listed.vectors().square().sum(-1) < cutoff**2)
+    starts = range(0, listed.n_atoms, _AT_A_TIME)
+    squares = [listed.vectors_of(slice(start, start + _AT_A_TIME)).square().sum(-1) for start in starts]
+    within = listed.mask & (torch.cat(squares) < cutoff**2)
     counts = within.sum(1)
     width = -(-max(int(counts.max()), 1) // _MULTIPLE) * _MULTIPLE
     atoms = torch.arange(listed.n_atoms, device=counts.device)[:, None]

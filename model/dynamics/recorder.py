@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ...dft_inputs.files import write_atomically
@@ -95,13 +96,22 @@ class Recorder:
         rows = np.zeros(len(replicas), dtype=ROW)
         rows["step"], rows["replica"] = state.step, replicas
         rows["time"] = self._time(state)
-        for name in ("field", "polarization", "enthalpy", "volume"):
-            rows[name] = _numpy(getattr(state, name))
-        rows["kinetic"], rows["conserved"] = _numpy(kinetic), _numpy(conserved)
-        rows["temperature"] = _numpy(integrator.particles.temperature(kinetic))
-        rows["pressure"] = np.nan
+        pressure = torch.full_like(kinetic, torch.nan)
         if integrator.barostat is not None:
-            rows["pressure"] = _numpy(integrator.barostat.internal_pressure(state.velocities, state.stress, state.cell))
+            pressure = integrator.barostat.internal_pressure(state.velocities, state.stress, state.cell)
+        scalars = {
+            "enthalpy": state.enthalpy,
+            "kinetic": kinetic,
+            "conserved": conserved,
+            "temperature": integrator.particles.temperature(kinetic),
+            "volume": state.volume,
+            "pressure": pressure,
+        }
+        # One transfer from the device.
+        values = _numpy(torch.cat([state.field, state.polarization, torch.stack(list(scalars.values()), 1)], 1))
+        rows["field"], rows["polarization"] = values[:, :3], values[:, 3:6]
+        for name, column in zip(scalars, values[:, 6:].T, strict=True):
+            rows[name] = column
         return rows
 
     def _moment(self, state: State, tensors: dict[str, Tensor]) -> dict[str, np.ndarray]:

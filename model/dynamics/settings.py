@@ -49,9 +49,10 @@ class DynamicsSettings(BaseModel):
             ``flexible``, all strains. The cell does not turn.
         temperatures: K, one or one per replica; in ``nve`` and ``nph`` that of the initial velocities.
         fields: one or one per replica.
-        fixed: what follows ``fields``: the ``field`` itself; the ``voltage``, E.a_i as in the cell at the start; or the
-            ``displacement``, (D - D_0)/eps0 in V/A as well, with D = eps0 E + P/V and D_0 that of the start without a
-            field.
+        fixed: what follows ``fields``: the ``voltage``, E.a_i as in the cell at the start, which is the field itself in
+            a cell that does not move; the ``field`` also where the cell moves, whose stress depends on the branch of P;
+            or the ``displacement``, (D - D_0)/eps0 in V/A as well, with D = eps0 E + P/V and D_0 that of the start
+            without a field.
         seed: an integer (replica i draws from the stream (seed, i)) or one per replica (replica i draws as if it ran
             alone with that seed).
         series_every: steps between rows of the series: time, field, polarization, energies, temperature, volume.
@@ -80,7 +81,7 @@ class DynamicsSettings(BaseModel):
     cell: CellMotion = "isotropic"
     temperatures: Annotated[tuple[_Temperature, ...], BeforeValidator(_one_or_many), Field(min_length=1)] = (300.0,)
     fields: Annotated[tuple[AnyField, ...], Field(min_length=1)] = (StaticField(),)
-    fixed: Held = "field"
+    fixed: Held = "voltage"
     seed: NonNegativeInt | tuple[NonNegativeInt, ...] = 0
     series_every: PositiveInt = 1
     save_every: PositiveInt = 10

@@ -17,7 +17,7 @@ ENSEMBLES = {
     "csvr": {"ensemble": "csvr", "thermostat_time": 50.0},
     "nose-hoover": {"ensemble": "nose-hoover", "thermostat_time": 50.0},
     "nph": {"ensemble": "nph", "cell": "anisotropic", "barostat_time": 700.0},
-    "npt": NPT,
+    "npt": {**NPT, "fixed": "field"},
     "npt, voltage": {**NPT, "thermostat": "nose-hoover", "fixed": "voltage"},
 }
 
@@ -40,7 +40,14 @@ def test_drifts_no_more_in_a_field_than_without(morse, crystal, ensemble):
     "changes",
     [
         {"fields": (WAVE,), "fixed": "voltage", "ensemble": "nph", "cell": "flexible", "barostat_time": 600.0},
-        {"fields": (WAVE,), "ensemble": "nph", "cell": "flexible", "barostat_time": 600.0, "pressure": 0.02},
+        {
+            "fields": (WAVE,),
+            "ensemble": "nph",
+            "cell": "flexible",
+            "barostat_time": 600.0,
+            "pressure": 0.02,
+            "fixed": "field",
+        },
         {"fields": (WAVE,), "ensemble": "nose-hoover", "thermostat_time": 30.0},
         {
             "fields": (WAVE,),

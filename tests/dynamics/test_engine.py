@@ -183,7 +183,7 @@ def test_a_thin_cell_that_moves_has_its_images(morse):
     assert np.ptp(run.conserved) < 0.03 * np.ptp(run.kinetic)
 
 
-@pytest.mark.parametrize("change", [{"ensemble": "npt"}, {"fixed": "voltage"}])
+@pytest.mark.parametrize("change", [{"ensemble": "npt"}, {"fixed": "displacement"}])
 def test_what_needs_a_cell_is_refused_without_one(morse, sites, change):
     with pytest.raises(ValueError, match="periodic in all three"):
         run_dynamics(morse, [sites], DynamicsSettings(steps=1, **change))

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 from fieldloop.dft_inputs.records import Frame
+from fieldloop.model.dynamics import DynamicsSettings, run_dynamics
 from fieldloop.model.graph import build_graph
-from fieldloop.model.local_dipoles import atomic_dipoles, dipoles_of, unit_dipoles, units_about
+from fieldloop.model.local_dipoles import atomic_dipoles, dipoles_along, dipoles_of, unit_dipoles, units_about
 from fieldloop.model.network import EnthalpyNetwork
 from fieldloop.model.responses import compute_responses
 from fieldloop.model.settings import NetworkConfig
@@ -63,6 +64,16 @@ def test_units_fill_the_crystal_and_add_up_to_p(network, crystal):
     assert (dipoles - at_perfect).sum(0) == pytest.approx(from_perfect, abs=1e-9)
     shifted = frame.model_copy(update={"positions": frame.positions + np.array([7.0, -3.0, 1.0])})
     assert unit_dipoles(shifted, units, *dipoles_of(network, shifted, FIELD)) == pytest.approx(dipoles, abs=1e-9)
+
+
+def test_along_a_run_they_follow_p(network, crystal):
+    perfect = crystal()
+    settings = DynamicsSettings(ensemble="nve", steps=4, save_every=2, fields=(tuple(0.1 * FIELD),), seed=1)
+    replica = run_dynamics(network, [perfect], settings).trajectory.replica(0)
+    dipoles = dipoles_along(network, replica, units_about(perfect, "As", {"Al": 4}))
+    changes = dipoles.sum(1) - dipoles[0].sum(0)
+    assert np.abs(changes[-1]).max() > 1e-4
+    assert changes == pytest.approx(replica.polarization - replica.polarization[0], abs=1e-8)
 
 
 def perovskite(repeat=1, shift=0.0) -> Frame:

@@ -48,6 +48,20 @@ def test_fixed_voltage_stress_is_the_strain_derivative_at_fixed_voltages(morse, 
     assert np.abs(raw - raw.T).max() < 1e-9
 
 
+def test_fixed_voltage_stress_does_not_know_the_branch_of_P(morse, skewed):
+    """An atom taken to another cell changes P by a quantum, and with it the stress at fixed field alone."""
+    moved = skewed.positions.copy()
+    moved[0] += skewed.cell[2] - 2 * skewed.cell[1]
+    stresses = []
+    for positions in (skewed.positions, moved):
+        frame = skewed.model_copy(update={"positions": positions})
+        graph = build_graph([frame], morse.species, morse.cutoff, FIELD)
+        out = compute_responses(morse, graph, stress=True)
+        stresses.append((out.stress, fixed_voltage_stress(out.stress, graph.field, out.polarization, graph.volume())))
+    assert float((stresses[0][0] - stresses[1][0]).abs().max()) > 1e-3
+    assert torch.allclose(stresses[0][1], stresses[1][1], atol=1e-12)
+
+
 def test_the_calculator_of_ase_holds_voltages(morse, skewed):
     atoms = skewed.to_atoms()
     atoms.calc = EnthalpyCalculator(morse, voltages=skewed.cell @ FIELD)
