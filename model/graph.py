@@ -78,6 +78,12 @@ class Graph:
         """Vectors from each atom to its neighbours, A, (N, K, 3); masked entries are unit vectors along x."""
         return self._vectors(self.positions, self.neighbours, self.shifts, self.mask, self.structure)
 
+    def vectors_of(self, atoms: slice) -> Tensor:
+        """The vectors of some of the atoms, (n, K, 3)."""
+        return self._vectors(
+            self.positions[atoms], self.neighbours[atoms], self.shifts[atoms], self.mask[atoms], self.structure[atoms]
+        )
+
     def environments(self, dtype: torch.dtype) -> Environments:
         """What a local model of a floating type sees."""
         return Environments(
@@ -91,12 +97,12 @@ class Graph:
 
     def environments_of(self, atoms: slice, dtype: torch.dtype) -> Environments:
         """What a local model sees of some of the atoms, with the field of each."""
-        neighbours, mask, structure = self.neighbours[atoms], self.mask[atoms], self.structure[atoms]
+        structure = self.structure[atoms]
         return Environments(
-            vectors=self._vectors(self.positions[atoms], neighbours, self.shifts[atoms], mask, structure).to(dtype),
-            mask=mask,
+            vectors=self.vectors_of(atoms).to(dtype),
+            mask=self.mask[atoms],
             species=self.species[atoms],
-            neighbour_species=self.species[neighbours],
+            neighbour_species=self.species[self.neighbours[atoms]],
             field=self.field[structure].to(dtype),
             structure=torch.arange(len(structure), device=structure.device),
         )
