@@ -58,7 +58,6 @@ NETWORK = NetworkConfig(
 TRAINING = TrainingSettings(
     epochs=300,
     batch_size=2,
-    learning_rate=4e-3,
     tolerances=Tolerances(
         enthalpy=5e-4,
         forces=5e-3,

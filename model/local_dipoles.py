@@ -21,14 +21,20 @@ from torch import Tensor
 from vesin import NeighborList
 
 from ..dft_inputs.records import Frame
+from .blocks import plan_blocks
+from .dynamics import ReplicaTrajectory
 from .graph import Graph, build_graph
 from .interface import LocalModel
 
 
 def atomic_dipoles(model: LocalModel, graph: Graph) -> Tensor:
     """p_i = -du_i/dE of each atom at the field of its structure, e A, (N, 3); reference charges are left out."""
+    return torch.cat([_of_block(model, graph, atoms) for atoms in plan_blocks(model, graph).slices()])
+
+
+def _of_block(model: LocalModel, graph: Graph, atoms: slice) -> Tensor:
     with torch.enable_grad():
-        environments = graph.environments_of(slice(0, graph.n_atoms), model.dtype)
+        environments = graph.environments_of(atoms, model.dtype)
         fields = environments.field.detach().requires_grad_()
         enthalpy = model.local_enthalpy(replace(environments, field=fields))
         (slope,) = torch.autograd.grad(enthalpy.sum(), fields, materialize_grads=True)
@@ -114,6 +120,22 @@ def dipoles_of(model: LocalModel, frame: Frame, field: np.ndarray | None = None)
     graph = build_graph([frame], model.species, model.cutoff, field, model.dtype).to(model.device)
     charges = model.charges[graph.species]
     return atomic_dipoles(model, graph).cpu().double().numpy(), charges.detach().cpu().double().numpy()
+
+
+def dipoles_along(model: LocalModel, replica: ReplicaTrajectory, units: Units, every: int = 1) -> np.ndarray:
+    """Dipole of each unit along a trajectory, each frame in the field it was in, e A, (T, M, 3).
+
+    Args:
+        model: the model of the run, or another with its species.
+        replica: of a run.
+        units: about the frame that it started from, or the ideal crystal with its atoms in the same order.
+        every: take every n-th saved frame.
+    """
+    rows = []
+    for place in range(0, len(replica), every):
+        frame = replica.frame(place)
+        rows.append(unit_dipoles(frame, units, *dipoles_of(model, frame, replica.field[place])))
+    return np.array(rows).reshape(-1, len(units.centres), 3)
 
 
 def _nearest(rows: np.ndarray, distances: np.ndarray, count: int, symbol: str) -> np.ndarray:

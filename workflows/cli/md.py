@@ -182,6 +182,7 @@ class RunProgress:
         self._console = Console(stderr=True, highlight=False)
         self._status: Any = None
         self._said = 0.0
+        self._told = False
 
     def __call__(self, progress: Progress) -> None:
         """Take note."""
@@ -190,6 +191,9 @@ class RunProgress:
             f"{progress.atom_steps_per_second:.3g} atom-steps/s"
         )
         now = time.monotonic()
+        if not self._told:
+            self._told = True
+            self._console.print(progress.blocks, markup=False, soft_wrap=True)
         if self._console.is_terminal:
             if self._status is None:
                 self._status = self._console.status(line)
