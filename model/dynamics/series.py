@@ -111,9 +111,11 @@ class SeriesWriter:
         """Remove the rows after a step, and a torn one at the end."""
         if self._path is None or not self._path.exists():
             return
-        steps = read_rows(self._path.parent)["step"]
+        rows = self._path.stat().st_size // ROW.itemsize
+        steps = np.memmap(self._path, dtype=ROW, mode="r", shape=(rows,))["step"] if rows else np.zeros(0)
+        kept = int(np.searchsorted(steps, step, side="right"))
         with self._path.open("r+b") as handle:
-            handle.truncate(int(np.searchsorted(steps, step, side="right")) * ROW.itemsize)
+            handle.truncate(kept * ROW.itemsize)
 
     def rows(self) -> np.ndarray:
         """All rows written."""

@@ -157,7 +157,7 @@ run_dynamics(doubles.PolarizableMorse(), frames, settings, directory=sys.argv[2]
 
 
 def test_kill_9_loses_nothing(morse, frames, tmp_path):
-    settings = DynamicsSettings(**{**SETTINGS, "steps": 600})
+    settings = DynamicsSettings(**{**SETTINGS, "steps": 360})
     arguments = [str(Path(__file__).with_name("conftest.py")), str(tmp_path), settings.model_dump_json()]
     deaths = 0
     for wanted in (4, 18):  # segments on disk when the process is killed
@@ -172,7 +172,7 @@ def test_kill_9_loses_nothing(morse, frames, tmp_path):
         deaths += process.wait(timeout=60) == -signal.SIGKILL
     assert deaths == 2
     after_death = read_trajectory(tmp_path)
-    assert 0 < after_death.last_step < 600
+    assert 0 < after_death.last_step < 360
     resumed = run_dynamics(morse, frames, settings, directory=tmp_path)
-    assert 0 < resumed.steps < 600
+    assert 0 < resumed.steps < 360
     assert_bitwise_equal(read_trajectory(tmp_path), run_dynamics(morse, frames, settings).trajectory)

@@ -75,7 +75,7 @@ def test_the_volume_is_distributed_as_at_constant_pressure(
     model = soft_cell()
     settings = {"ensemble": "npt", "thermostat": thermostat, "fixed": fixed, "pressure": pressure, "timestep": 3.0}
     times = {"friction": 0.03, "thermostat_time": 40.0, "barostat_time": 600.0}
-    _, states = walk(model, make_integrator, 500, 120, field, **settings, **times)
+    _, states = walk(model, make_integrator, 400, 80, field, **settings, **times)
     volumes = torch.stack([state.volume for state in states])
     mean, variance = volume_distribution(model, fixed, field, pressure)
     assert abs(mean - 125) > 2  # far from the volume at the start
@@ -86,9 +86,9 @@ def test_the_volume_is_distributed_as_at_constant_pressure(
 def test_a_flexible_cell_has_the_energy_of_its_six_strains(soft_cell, make_integrator):
     model = soft_cell(quartic=20.0)
     settings = {"ensemble": "npt", "cell": "flexible", "barostat_time": 600.0, "thermostat_time": 40.0, "timestep": 3.0}
-    integrator, states = walk(model, make_integrator, 400, 100, **settings)
+    integrator, states = walk(model, make_integrator, 280, 70, **settings)
     cells = torch.stack([integrator.barostat.kinetic_energy(state.rate) for state in states])
-    assert float(cells.mean()) == pytest.approx(6 * KT / 2, rel=0.06)
+    assert float(cells.mean()) == pytest.approx(6 * KT / 2, rel=0.08)
     rates = torch.stack([state.rate for state in states])
     assert torch.allclose(rates, rates.transpose(-1, -2))
     assert float(rates[..., 0, 1].abs().max()) > 0
