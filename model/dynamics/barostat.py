@@ -7,8 +7,8 @@ With W the velocity gradient of the cell (``rate``), M its mass and f the degree
 
 conserves K + U + p V + M Tr(W^T W) / 2 exactly and, with a thermostat, samples the isobaric ensemble (G. J. Martyna,
 D. J. Tobias, M. L. Klein, J. Chem. Phys. 101, 4177 (1994)). The field enters through the stress at what is held alone.
-Without a bath it is deterministic and reversible in time, so that what is conserved tests the stress in a field. W stays
-symmetric: the cell does not turn, also where a fixed Cartesian field would turn it.
+Without a bath it is deterministic and reversible in time, so that what is conserved tests the stress in a field.
+W stays symmetric: the cell does not turn, also where a fixed Cartesian field would turn it.
 """
 
 from __future__ import annotations
