@@ -38,6 +38,7 @@ from fieldloop.model.expansions import FirstOrderExpansion, QuadraticExpansion
 from fieldloop.model.files import load_model, save_model
 from fieldloop.model.graph import build_graph
 from fieldloop.model.interface import EnthalpyModel
+from fieldloop.model.label_range import label_range
 from fieldloop.model.network import EnthalpyNetwork
 from fieldloop.model.responses import compute_responses
 from fieldloop.model.settings import EpochRecord, NetworkConfig, Tolerances, TrainingSettings
@@ -47,7 +48,7 @@ LATTICE = 5.6139
 AMPLITUDES = (0.04, 0.07, 0.10)
 """A, standard deviations of the displacements, in turn."""
 TEST_AMPLITUDE = 0.07
-JUDGED, TRAINED, VALIDATED = 5, 12, 2
+JUDGED, VALIDATED = 5, 2
 STRONG = 0.4999
 """Of the critical field of a frame, the strongest that may be a label's; half of it less rounding."""
 WEAK = 0.4
@@ -56,7 +57,6 @@ NETWORK = NetworkConfig(
     species=("Al", "As"), reference_charges={"Al": 3, "As": -3}, cutoff=5.0, scalars=32, tensors=16, field_scale=0.05
 )
 TRAINING = TrainingSettings(
-    epochs=300,
     batch_size=2,
     tolerances=Tolerances(
         enthalpy=5e-4,
@@ -166,30 +166,32 @@ def judges(work: Path) -> list[Judge]:
 _FIELDS = {"strong": 1.0, "plus": WEAK, "minus": -WEAK}
 
 
-def training_labels(work: Path) -> tuple[list[LabelledFrame], list[LabelledFrame]]:
+def training_labels(work: Path, count: int) -> tuple[list[LabelledFrame], list[LabelledFrame]]:
     """Labels to train on and to validate: two a frame."""
     parts: tuple[list[LabelledFrame], list[LabelledFrame]] = ([], [])
-    for index in range(TRAINED + VALIDATED):
+    for index in range(count + VALIDATED):
         frame, home = rattled(AMPLITUDES[index % 3], index), work / f"train_{index:02}"
         rest = labelled(frame, home / "zero_field")
         fraction = np.random.default_rng((index, 2)).uniform(0.25, STRONG)
         strong = labelled(frame, home / "strong_field", strong_field(rest, fraction, index))
-        parts[index >= TRAINED].extend(label for label in (rest, strong) if label.trainable)
+        parts[index >= count].extend(label for label in (rest, strong) if label.trainable)
     return parts
 
 
-def network(training: list[LabelledFrame], validation: list[LabelledFrame], work: Path) -> EnthalpyNetwork:
+def network(training: list[LabelledFrame], validation: list[LabelledFrame], work: Path, epochs: int) -> EnthalpyNetwork:
     """The trained network; found where it was trained before."""
-    if (work / "model").is_dir():
-        return load_model(work / "model")
+    name = f"model_{len(training)}_{epochs}"
+    if (work / name).is_dir():
+        return load_model(work / name)
 
     def report(row: EpochRecord) -> None:
         if row.validation:
             print(f"  epoch {row.epoch}: {row.validation}, {row.seconds:.0f} s", flush=True)
 
     model = initial_network(NETWORK, training, seed=0)
-    result = train(model, training, validation, TRAINING, checkpoint=work / "checkpoint.pt", progress=report)
-    save_model(result.model, work / "model")
+    settings = TRAINING.model_copy(update={"epochs": epochs})
+    result = train(model, training, validation, settings, checkpoint=work / f"{name}.pt", progress=report)
+    save_model(result.model, work / name, label_range([*training, *validation]))
     return result.model
 
 
@@ -316,6 +318,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "field_forces", help="labels, model")
     parser.add_argument("--model", type=Path, help="a model to judge instead of training one")
+    parser.add_argument("--frames", type=int, default=12, help="to train on, two labels each")
+    parser.add_argument("--epochs", type=int, default=300, help="of the training")
     parser.add_argument("--out", type=Path, help="where to write FILE.json and FILE.md")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -326,8 +330,9 @@ def main() -> None:
     if arguments.model:
         rows[f"Network {arguments.model.name}"] = network_rows(load_model(arguments.model), found)
     else:
-        training, validation = training_labels(arguments.work)
-        rows["Network"] = network_rows(network(training, validation, arguments.work), found)
+        training, validation = training_labels(arguments.work, arguments.frames)
+        model = network(training, validation, arguments.work, arguments.epochs)
+        rows[f"Network trained on {arguments.frames} other frames"] = network_rows(model, found)
     text = markdown(rows, fields)
     print(text)
     if arguments.out:

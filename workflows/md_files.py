@@ -169,6 +169,7 @@ def run_md(
 
     Raises:
         RootInUse: another process runs in this folder.
+        ConfigError: settings that do not fit the structure.
     """
     from ..model.dynamics import run_dynamics  # noqa: PLC0415  (torch is imported where one runs)
     from .root_lock import root_lock  # noqa: PLC0415
@@ -177,14 +178,17 @@ def run_md(
     watch = _watch(prepared)
     with root_lock(request.out):
         write_atomically(request.out / REQUEST, request.section.model_dump_json(indent=1) + "\n")
-        result = run_dynamics(
-            prepared.model,
-            prepared.frames,
-            prepared.settings,
-            directory=request.out / TRAJECTORY,
-            observer=watch,
-            progress=progress,
-        )
+        try:
+            result = run_dynamics(
+                prepared.model,
+                prepared.frames,
+                prepared.settings,
+                directory=request.out / TRAJECTORY,
+                observer=watch,
+                progress=progress,
+            )
+        except ValueError as error:  # by its contract: input that does not fit together
+            raise ConfigError(str(error)) from error
     return result, watch
 
 

@@ -156,3 +156,8 @@ def test_bad_structures_and_models(crystal, models, tmp_path):
     assert "there is no file" in message(models[0], tmp_path / "none.vasp")
     assert "no readable model in" in message(tmp_path, crystal)
     assert not (tmp_path / "out").exists()
+    free = bulk("AlAs", "zincblende", a=5.6)
+    free.pbc = False
+    write(tmp_path / "free.extxyz", free)
+    words = ("-o", tmp_path / "out", "--set", STEPS, "--set", "dynamics.ensemble=npt")
+    assert "npt needs frames that are periodic" in run(models[0], "-x", tmp_path / "free.extxyz", *words).output
