@@ -179,7 +179,7 @@ def measure_size(settings: dict[str, Any]) -> dict[str, Any]:
     before = _memory(device)
     system = System(tuple(settings["repeat"]), device)
     atoms = len(system.frame)
-    rows = [system.step("E F P") for _ in range(max(1, 40_000 // atoms) if device == "cpu" else 5)]
+    rows = [system.step("E F P") for _ in range(max(1, 20_000 // atoms) if device == "cpu" else 5)]
     wall, cpu = (statistics.median(times) for times in zip(*rows, strict=True))
     return {
         **system.about(),

@@ -59,10 +59,6 @@ class BlockPlan:
         """Number of blocks."""
         return -(-self.n_atoms // self.block)
 
-    def slices(self) -> list[slice]:
-        """The atoms of each block."""
-        return [slice(start, min(start + self.block, self.n_atoms)) for start in range(0, self.n_atoms, self.block)]
-
     def __str__(self) -> str:
         if self.n_blocks == 1:
             return f"{self.n_atoms:,} atoms at once"
@@ -115,8 +111,8 @@ def responses_in_blocks(
     if plan.n_blocks == 1 or not isinstance(model, LocalModel):
         return compute_responses(model, graph, stress=stress, born=born)
     sums = _Sums(model, graph, stress, born)
-    for atoms, part in _evaluated(model, graph, plan, born):
-        sums.add(atoms, part)
+    for block_of_atoms, part in _evaluated(model, graph, plan, born):
+        sums.add(block_of_atoms, part)
     return sums.responses()
 
 
@@ -125,6 +121,22 @@ def _free_edges(model: LocalModel, device: torch.device, born: bool) -> int:
     free, _ = torch.cuda.mem_get_info(device)
     free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return int(_SHARE * free / (model.floats_per_edge * model.dtype.itemsize * (_BORN if born else 1)))
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Some atoms, and how many columns their neighbours take."""
+
+    atoms: Tensor
+    width: int
+
+
+def _blocks(graph: Graph, size: int) -> list[_Block]:
+    """Atoms with as many neighbours together: padding would cost as much as neighbours do."""
+    columns = torch.arange(1, graph.mask.shape[1] + 1, device=graph.mask.device)
+    widths, atoms = (graph.mask * columns).amax(1).sort(stable=True)
+    largest = widths[size - 1 :: size].tolist() + widths[-1:].tolist()
+    return [_Block(part, max(width, 1)) for part, width in zip(atoms.split(size), largest, strict=False)]
 
 
 @dataclass(frozen=True)
@@ -171,16 +183,16 @@ def _derivatives(model: LocalModel, environments: Environments, born: bool) -> _
     )
 
 
-def _evaluated(model: LocalModel, graph: Graph, plan: BlockPlan, born: bool) -> Iterator[tuple[slice, _Derivatives]]:
-    """Each block's atoms and derivatives, in order."""
+def _evaluated(model: LocalModel, graph: Graph, plan: BlockPlan, born: bool) -> Iterator[tuple[_Block, _Derivatives]]:
+    """Each block and its derivatives, in order."""
 
-    def one(atoms: slice) -> _Derivatives:
-        return _derivatives(model, graph.environments_of(atoms, model.dtype), born)
+    def one(block: _Block) -> _Derivatives:
+        return _derivatives(model, graph.environments_of(block.atoms, block.width, model.dtype), born)
 
-    blocks = plan.slices()
+    blocks = _blocks(graph, plan.block)
     _keep_freed_memory()
     if plan.threads == 1:
-        yield from ((atoms, one(atoms)) for atoms in blocks)
+        yield from ((block, one(block)) for block in blocks)
         return
     with _one_thread_each(), ThreadPoolExecutor(plan.threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         yield from zip(blocks, pool.map(one, blocks), strict=True)
@@ -225,20 +237,20 @@ class _Sums:
             unit = torch.eye(3, dtype=torch.float64, device=positions.device)
             self.born = charges[:, None, None] * unit
 
-    def add(self, atoms: slice, part: _Derivatives) -> None:
+    def add(self, block: _Block, part: _Derivatives) -> None:
         """Add a block."""
-        graph = self.graph
-        structure, neighbours = graph.structure[atoms], graph.neighbours[atoms].flatten()
+        graph, atoms = self.graph, block.atoms
+        structure, neighbours = graph.structure[atoms], graph.neighbours[atoms, : block.width].flatten()
         by_vectors = part.by_vectors.double()
         self.enthalpy.index_add_(0, structure, part.enthalpy.double())
         self.polarization.index_add_(0, structure, -part.by_field.double())
-        self.forces[atoms] += by_vectors.sum(1)
+        self.forces.index_add_(0, atoms, by_vectors.sum(1))
         self.forces.index_add_(0, neighbours, -by_vectors.flatten(0, 1))
         if self.virial is not None:
             self.virial.index_add_(0, structure, by_vectors.transpose(1, 2) @ part.vectors.double())
         if part.mixed is not None and part.by_field_twice is not None and self.born is not None:
             mixed = part.mixed.double().transpose(1, 2)
-            self.born[atoms] += mixed.sum(1)
+            self.born.index_add_(0, atoms, mixed.sum(1))
             self.born.index_add_(0, neighbours, -mixed.flatten(0, 1))
             self.alpha.index_add_(0, structure, -part.by_field_twice.double())
 

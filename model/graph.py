@@ -95,14 +95,15 @@ class Graph:
             structure=self.structure,
         )
 
-    def environments_of(self, atoms: slice, dtype: torch.dtype) -> Environments:
-        """What a local model sees of some of the atoms, with the field of each."""
-        structure = self.structure[atoms]
+    def environments_of(self, atoms: Tensor, width: int, dtype: torch.dtype) -> Environments:
+        """What a local model sees of n atoms whose neighbours are in the first ``width`` columns, each in its field."""
+        structure, neighbours = self.structure[atoms], self.neighbours[atoms, :width]
+        mask, shifts = self.mask[atoms, :width], self.shifts[atoms, :width]
         return Environments(
-            vectors=self.vectors_of(atoms).to(dtype),
-            mask=self.mask[atoms],
+            vectors=self._vectors(self.positions[atoms], neighbours, shifts, mask, structure).to(dtype),
+            mask=mask,
             species=self.species[atoms],
-            neighbour_species=self.species[self.neighbours[atoms]],
+            neighbour_species=self.species[neighbours],
             field=self.field[structure].to(dtype),
             structure=torch.arange(len(structure), device=structure.device),
         )

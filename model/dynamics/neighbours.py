@@ -13,9 +13,6 @@ from ...dft_inputs.records import Frame
 from ..graph import Graph, padded_neighbours, species_index
 from ..interface import EnthalpyModel
 
-_MULTIPLE = 8
-"""Of which numbers of neighbours are: matrix products are fast on whole vector registers, and shapes seldom change."""
-
 _AT_A_TIME = 16_384
 """Atoms whose distances are taken at a time, so that the vectors of a large system are never in memory at once."""
 
@@ -147,7 +144,7 @@ def _compacted(listed: Graph, cutoff: float) -> Graph:
     squares = [listed.vectors_of(slice(start, start + _AT_A_TIME)).square().sum(-1) for start in starts]
     within = listed.mask & (torch.cat(squares) < cutoff**2)
     counts = within.sum(1)
-    width = -(-max(int(counts.max()), 1) // _MULTIPLE) * _MULTIPLE
+    width = max(int(counts.max()), 1)
     atoms = torch.arange(listed.n_atoms, device=counts.device)[:, None]
     places = (atoms * width + within.cumsum(1) - 1)[within]
     neighbours = atoms.repeat(1, width)
