@@ -20,7 +20,7 @@ from .layers.operations import concatenate, row_products
 from .layers.perceptron import Perceptron, linear
 from .layers.radial import BesselBasis, polynomial_envelope
 from .layers.repulsion import Repulsion
-from .settings import NetworkConfig
+from .settings import ActivationScales, NetworkConfig
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -38,6 +38,7 @@ class EnthalpyNetwork(LocalModel):
     polarizability_reference: Tensor
     energy_scale: Tensor
     normalization: Tensor
+    embedding_scale: Tensor
 
     def __init__(self, config: NetworkConfig, seed: int = 0) -> None:
         super().__init__()
@@ -56,13 +57,12 @@ class EnthalpyNetwork(LocalModel):
                 self.register_buffer("polarizability_reference", torch.zeros(n_species))
                 self.register_buffer("energy_scale", torch.ones(()))
                 self.register_buffer("normalization", torch.tensor(config.neighbours**0.5), persistent=False)
+                scales = config.scales or ActivationScales.ones(config.layers, config.l_max)
+                self.register_buffer("embedding_scale", torch.tensor(scales.embedding), persistent=False)
                 self.bessel = BesselBasis(config.radial, config.cutoff)
                 self.embedding = Perceptron(2 * n_species + config.radial, width, width)
                 self.edge_weights = nn.Parameter(torch.randn(width, channels * (config.l_max + 1)))
-                self.layers = nn.ModuleList(
-                    _Layer(config, _tensors_after(config, layer - 1), _tensors_after(config, layer))
-                    for layer in range(config.layers)
-                )
+                self.layers = nn.ModuleList(_Layer(config, scales, layer) for layer in range(config.layers))
                 self.readout = Perceptron(width, width, 1)
                 self.repulsion = Repulsion(config.species) if config.repulsion else None
         finally:
@@ -105,7 +105,7 @@ class EnthalpyNetwork(LocalModel):
         centre = (species[:, None] == kinds).to(r.dtype).expand(-1, -1, r.shape[1])
         neighbour = (environments.neighbour_species == kinds).to(r.dtype)
         radial = self.bessel(r).movedim(-1, 0) * envelope
-        scalars = self.embedding(torch.cat([centre, neighbour, radial]).flatten(1))
+        scalars = self.embedding(torch.cat([centre, neighbour, radial]).flatten(1)) * self.embedding_scale
 
         weights = linear(scalars, self.edge_weights).view(config.tensors, config.l_max + 1, *r.shape)
         tensors = _weighted(weights, harmonics)
@@ -119,9 +119,17 @@ class EnthalpyNetwork(LocalModel):
 class _Layer(nn.Module):
     """One coupling of every edge with the environment of its centre, then an update of the edge's scalars."""
 
-    def __init__(self, config: NetworkConfig, inputs: Tensors, outputs: Tensors) -> None:
+    environment_scale: Tensor
+    coupling_scale: Tensor
+    update_scale: Tensor
+
+    def __init__(self, config: NetworkConfig, scales: ActivationScales, layer: int) -> None:
         super().__init__()
         channels, width = config.tensors, config.scalars
+        inputs, outputs = _tensors_after(config, layer - 1), _tensors_after(config, layer)
+        self.register_buffer("environment_scale", torch.tensor(scales.environment[layer]), persistent=False)
+        self.register_buffer("coupling_scale", torch.tensor(scales.coupling[layer]), persistent=False)
+        self.register_buffer("update_scale", torch.tensor(scales.update[layer]), persistent=False)
         self.environment_weights = nn.Parameter(torch.randn(width, channels * (config.l_max + 1)))
         self.field_weights = nn.Parameter(torch.randn(len(config.species), channels, config.l_max + 1))
         self.coupling = Coupling(channels, config.l_max, inputs, outputs)
@@ -139,16 +147,17 @@ class _Layer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Update scalars (S, N K) and tensors (N, U, D, K), on which ``mix`` of the layer before has yet to act."""
         n, u, _, k = tensors.shape
-        weights = linear(scalars, self.environment_weights).view(-1, n, k).transpose(0, 1)
+        scaled = self.environment_weights * self.environment_scale.repeat(u)
+        weights = linear(scalars, scaled).view(-1, n, k).transpose(0, 1)
         products = row_products(weights, harmonics).view(n, u, self.coupling.degree_mask.shape[0], -1)
         from_field = self.field_weights[species][..., None] * field[:, None, None]
         environment = ((products + from_field) * self.coupling.degree_mask).sum(2)
         if self.mix is None and mix is not None:
-            tensors = self.coupling.of_mixed(tensors, environment, mix.weights)
+            tensors = self.coupling(tensors, environment, self.coupling_scale, mix.weights)
         else:
-            tensors = self.coupling(tensors if mix is None else mix(tensors), environment)
+            tensors = self.coupling(tensors if mix is None else mix(tensors), environment, self.coupling_scale)
         invariants = tensors[:, :, 0].transpose(0, 1).reshape(u, -1)
-        update = self.update(concatenate([scalars, invariants], dim=0))
+        update = self.update(concatenate([scalars, invariants], dim=0)) * self.update_scale
         return (scalars + update) / 2**0.5, tensors
 
 

@@ -17,6 +17,34 @@ from pydantic import (
 from ..dft_inputs.records import LABELS
 
 
+class ActivationScales(BaseModel):
+    """Factors that bring the activations of a fresh network to unit size on its training frames.
+
+    A sum over neighbours of vectors that point everywhere is small, and a product of such sums smaller: without the
+    factors many-body terms enter the first perceptrons at a hundredth of the size of distances, and are learned as
+    slowly.
+
+    Attributes:
+        embedding: of an edge's first scalars.
+        environment: of each layer's sum over neighbours, by degree.
+        coupling: of each layer's couplings of edge and environment.
+        update: of each layer's update of the scalars.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    embedding: float
+    environment: tuple[tuple[float, ...], ...]
+    coupling: tuple[float, ...]
+    update: tuple[float, ...]
+
+    @classmethod
+    def ones(cls, layers: int, l_max: int) -> ActivationScales:
+        """No factors."""
+        each = (1.0,) * layers
+        return cls(embedding=1.0, environment=((1.0,) * (l_max + 1),) * layers, coupling=each, update=each)
+
+
 class NetworkConfig(BaseModel):
     """Everything that fixes the architecture.
 
@@ -30,6 +58,7 @@ class NetworkConfig(BaseModel):
         tensors: number of tensor channels.
         radial: number of Bessel functions.
         neighbours: mean number of neighbours, for normalization; ``initial_network`` puts in that of the training set.
+        scales: of the activations; ``initial_network`` measures them on the training set.
         field_scale: field that counts as one in the network, V/A.
         repulsion: add the ZBL repulsion.
         parity: of the tensors: ``natural``, (-1)^l, or ``both``. Up to two layers the two are the same: a pseudotensor
@@ -48,6 +77,7 @@ class NetworkConfig(BaseModel):
     tensors: int = Field(default=16, ge=1)
     radial: int = Field(default=8, ge=1)
     neighbours: float = Field(default=20.0, gt=0)
+    scales: ActivationScales | None = None
     field_scale: float = Field(default=1.0, gt=0)
     repulsion: bool = True
     parity: Literal["natural", "both"] = "natural"
@@ -59,6 +89,12 @@ class NetworkConfig(BaseModel):
             raise ValueError(f"species are named twice: {', '.join(self.species)}")
         if self.reference_charges and set(self.reference_charges) != set(self.species):
             raise ValueError("reference_charges must name every species, or none")
+        scales = self.scales
+        if scales is not None and (
+            {len(scales.environment), len(scales.coupling), len(scales.update)} != {self.layers}
+            or any(len(row) != self.l_max + 1 for row in scales.environment)
+        ):
+            raise ValueError("scales must have a factor for every layer and degree")
         return self
 
     @model_serializer(mode="wrap")
@@ -67,6 +103,8 @@ class NetworkConfig(BaseModel):
         data = handler(self)
         if self.parity == "natural":
             data.pop("parity", None)
+        if self.scales is None:
+            data.pop("scales", None)
         return data
 
 

@@ -22,7 +22,7 @@ from .settings import NetworkConfig
 
 
 class NetworkStack(EnthalpyModel):
-    """K networks that differ in their weights, references and mean number of neighbours only.
+    """K networks that differ in their weights, references and normalization only.
 
     Its parameters are its members' own, each a leaf of its own: what trains the stack trains the members, and an
     optimizer that looks at whole weights (SOAP) sees those of one network at a time.
@@ -68,7 +68,7 @@ class NetworkStack(EnthalpyModel):
 
 def architecture(config: NetworkConfig) -> str:
     """What members of a stack must have in common."""
-    return config.model_copy(update={"neighbours": 1.0}).model_dump_json()
+    return config.model_copy(update={"neighbours": 1.0, "scales": None}).model_dump_json()
 
 
 def repeat_graph(graph: Graph, copies: int) -> Graph:

@@ -18,17 +18,23 @@ from zipfile import is_zipfile
 import torch
 
 from ..dft_inputs.records import LabelledFrame
+from .calibration import measured_scales
 from .checks import TrainingDataError, check_frames
 from .data import LabelledBatch, fit_references, make_batch, mean_neighbours
 from .examples import example_of
 from .losses import evaluate
 from .network import EnthalpyNetwork
+from .responses import compute_responses
 from .settings import EpochRecord, NetworkConfig, TrainingSettings
 from .steps import ExampleSet, StepData
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
+_MEASURED = 8
+"""Frames on which a fresh network is measured."""
+_FIRST_FORCES = 0.3
+"""Forces of a fresh network, in units of those of the labels."""
 _EVALUATED = 8
 """Frames in a batch where no gradients are kept."""
 
@@ -45,12 +51,27 @@ class TrainingResult:
 
 
 def initial_network(config: NetworkConfig, frames: Sequence[LabelledFrame], seed: int) -> EnthalpyNetwork:
-    """A fresh network normalized to training frames: mean neighbours and least-squares references."""
+    """A fresh network normalized to training frames: neighbours, activations, references by least squares."""
     check_frames(frames, "training", config.species, config.reference_charges)
     neighbours = mean_neighbours(frames, config.species, config.cutoff)
-    model = EnthalpyNetwork(config.model_copy(update={"neighbours": neighbours}), seed)
+    config = config.model_copy(update={"neighbours": neighbours})
+    few = frames[:: -(-len(frames) // _MEASURED)]
+    scales = measured_scales(EnthalpyNetwork(config, seed), [item.frame for item in few])
+    model = EnthalpyNetwork(config.model_copy(update={"scales": scales}), seed)
     fit_references(model, frames)
+    _start_small(model, few)
     return model
+
+
+def _start_small(model: EnthalpyNetwork, frames: Sequence[LabelledFrame]) -> None:
+    """Scale the output so that the first forces are well below the labels, for which ``energy_scale`` stands."""
+    graph, wanted = make_batch(frames, model).graph, _FIRST_FORCES * float(model.energy_scale)
+    model.energy_scale.fill_(1.0)
+    forces = compute_responses(model, graph).forces
+    model.energy_scale.fill_(0.0)
+    forces = forces - compute_responses(model, graph).forces  # the repulsion's
+    size = float(forces.double().square().mean().sqrt())
+    model.energy_scale.fill_(wanted / size if size > 0 else 1.0)
 
 
 def train(
@@ -99,9 +120,9 @@ def train_committee(
 ) -> list[TrainingResult]:
     """Train networks of one architecture together, in place: one pass for all of them, the same frames in each step.
 
-    Every network takes the steps that it would take alone with the same seed, up to rounding. With ``early_stop``, training ends when
-    the mean of their validations has not become better; each keeps its own best weights. Arguments and errors are
-    those of ``train``; ``progress`` is called with a row for each member.
+    Every network takes the steps that it would take alone with the same seed, up to rounding. With ``early_stop``,
+    training ends when the mean of their validations has not become better; each keeps its own best weights. Arguments
+    and errors are those of ``train``; ``progress`` is called with a row for each member.
 
     Raises:
         ValueError: no member, or members of different architectures.

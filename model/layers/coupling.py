@@ -78,40 +78,31 @@ class Coupling(nn.Module):
         self.register_buffer("degree_mask", degree_mask(l_max), persistent=False)
         self.path_weights = nn.Parameter(torch.randn(channels, len(tensors)))
 
-    def forward(self, edges: Tensor, environment: Tensor) -> Tensor:
+    def forward(self, edges: Tensor, environment: Tensor, scale: Tensor, mix: Tensor | None = None) -> Tensor:
         """Couple edges with the environment of their centre.
 
         Args:
             edges: (N, U, D_in, K).
             environment: (N, U, D).
+            scale: factor of the result.
+            mix: weights of a ``DegreeLinear``, (l_max + 1, U, U), that the edges are to pass first. For scalar output
+                alone, where both are one matrix product for each atom.
 
         Returns:
             (N, U, D_out, K).
         """
         n, u, d, k = edges.shape
-        matrices = self.matrices(environment).reshape(n * u, -1, d)
-        return matrix_product(matrices, edges.view(n * u, d, k)).view(n, u, -1, k)
-
-    def of_mixed(self, edges: Tensor, environment: Tensor, mix: Tensor) -> Tensor:
-        """``forward(mixed(edges, mix), environment)`` for scalar output, in one matrix product per atom.
-
-        Args:
-            edges: (N, U, D, K), before mixing.
-            environment: (N, U, D).
-            mix: weights of ``mixed``, (l_max + 1, U, U).
-
-        Returns:
-            (N, U, 1, K).
-        """
-        n, u, d, k = edges.shape
+        matrices = self.matrices(environment, scale)
+        if mix is None:
+            return matrix_product(matrices.reshape(n * u, -1, d), edges.view(n * u, d, k)).view(n, u, -1, k)
         by_component = mix.permute(1, 2, 0) @ (self.degree_mask / u**0.5)
-        matrices = (self.matrices(environment) * by_component).view(n, u, u * d)
-        return matrix_product(matrices, edges.view(n, u * d, k)).view(n, u, 1, k)
+        mixed = (matrices * by_component).view(n, u, u * d)
+        return matrix_product(mixed, edges.view(n, u * d, k)).view(n, u, 1, k)
 
-    def matrices(self, environment: Tensor) -> Tensor:
+    def matrices(self, environment: Tensor, scale: Tensor) -> Tensor:
         """One matrix per atom and channel, from components of the edge to those of the output, (N, U, D_out, D_in)."""
         n, u, d = environment.shape
-        kernel = torch.einsum("up,pijk->ujki", self.path_weights, self.coefficients)
+        kernel = torch.einsum("up,pijk->ujki", self.path_weights * scale, self.coefficients)
         products = matrix_product(environment.transpose(0, 1), kernel.reshape(u, d, -1))
         return products.transpose(0, 1).reshape(n, u, *kernel.shape[2:])
 
