@@ -8,8 +8,10 @@
 
 The networks are trained here on zero-field runs of other frames, strained and rattled at random (U, F, stress, P).
 P is compared in lattice coordinates, which is what makes the constant the proper one and independent of the branch
-(D. Vanderbilt, J. Phys. Chem. Solids 61, 147 (2000)). For e_14 of zincblende and e_11 of quartz proper and improper are
-equal where P is zero by symmetry. Runs are kept below DIR: the same command resumes.
+(D. Vanderbilt, J. Phys. Chem. Solids 61, 147 (2000)). The two differ by delta_bc P_a - delta_ab P_c, which is zero for
+e_14 and cancels for e_11, so here proper and improper agree on every branch.
+
+Runs are kept below DIR: the same command resumes.
 """
 
 from __future__ import annotations

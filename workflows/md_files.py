@@ -252,6 +252,8 @@ def _beyond_labels(request: MdRequest, directory: Path) -> str | None:
     from ..model.files import read_label_range  # noqa: PLC0415
 
     dynamics = request.section.dynamics
+    if dynamics.fixed == "displacement":
+        return f"at constant displacement the field follows P: it may pass the range of the labels of {directory}"
     duration = dynamics.steps * dynamics.timestep
     largest = max(peak_field(protocol, duration) for protocol in dynamics.fields_of(len(dynamics.fields)))
     if largest == 0:

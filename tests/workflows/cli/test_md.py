@@ -12,6 +12,7 @@ from fieldloop.model.dynamics import read_trajectory
 from fieldloop.model.files import load_model, read_label_range, save_model
 from fieldloop.model.label_range import LabelRange, label_range
 from fieldloop.workflows.cli import app
+from fieldloop.workflows.md_files import MdRequest, prepare_md, read_md_section
 from typer.testing import CliRunner
 
 MODEL = Path(__file__).parents[2] / "data" / "models" / "alas"
@@ -107,6 +108,9 @@ def test_fields_beyond_the_labels_need_a_word(crystal, models, tmp_path):
     assert "the field reaches 5 MV/cm, the labels of" in refused.output and "1 MV/cm" in refused.output
     assert not (tmp_path / "out").exists()
     assert "beyond, the response is extrapolated" in run(*words, "--beyond-range").output
+    section = read_md_section(None, [STEPS, "dynamics.fixed=displacement"])
+    held = prepare_md(MdRequest((models[0],), crystal, tmp_path / "held", section))
+    assert "the field follows P" in held.warnings[0]
     unknown = run(MODEL, *words[1:3], "-o", tmp_path / "unknown", *words[5:])
     assert unknown.exit_code == 0 and "does not say up to which field its labels reach" in unknown.output
 
