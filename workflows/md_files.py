@@ -145,14 +145,14 @@ def prepare_md(request: MdRequest) -> PreparedRun:
     except ModelFileError as error:
         raise ConfigError(str(error)) from error
     _check_structure(frame, request, members)
-    warnings = tuple(_beyond_labels(request, directory) for directory in directories[:1])
+    warning = _beyond_labels(request, directories[0])
     prepared = PreparedRun(
         request=request,
         members=members,
         model=expanded(members[0], request.section.expansion),
         model_id=model_id(members[0]),
         frames=(frame,) * request.section.n_replicas,
-        warnings=tuple(line for line in warnings if line),
+        warnings=(warning,) if warning else (),
     )
     _check_settings(prepared)
     return prepared
