@@ -48,7 +48,7 @@ LATTICE = 5.6139
 AMPLITUDES = (0.04, 0.07, 0.10)
 """A, standard deviations of the displacements, in turn."""
 TEST_AMPLITUDE = 0.07
-JUDGED, VALIDATED = 5, 2
+JUDGED, VALIDATED = 5, 1
 STRONG = 0.4999
 """Of the critical field of a frame, the strongest that may be a label's; half of it less rounding."""
 WEAK = 0.4
