@@ -29,8 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -159,16 +158,16 @@ def _peer(frame: Frame, arguments: argparse.Namespace, directory: Path) -> Worke
     return Worker("nequip-allegro compiled, E F", command, {"OMP_NUM_THREADS": str(arguments.threads)})
 
 
-def scaling(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def scaling(arguments: argparse.Namespace, keep: Callable[[str, Any], None]) -> None:
     """One process for each size."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for repeat in LARGE[arguments.device][: 1 if arguments.quick else None]:
         settings = {"repeat": repeat, "device": arguments.device, "threads": arguments.threads}
         command = [sys.executable, str(Path(__file__).resolve()), "--size", json.dumps(settings)]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         rows.append(json.loads(done.stdout.splitlines()[-1]))
         print(_size_line(rows[-1]), flush=True)
-    return rows
+        keep("scaling", rows)
 
 
 def measure_size(settings: dict[str, Any]) -> dict[str, Any]:
@@ -254,18 +253,6 @@ def show_drift(found: dict[str, Any]) -> None:
         )
 
 
-@contextmanager
-def _kept(path: Path | None, report: dict[str, Any]) -> Iterator[Callable[[str, Any], None]]:
-    """Write the report whenever a part is done."""
-
-    def keep(name: str, value: Any) -> None:
-        report[name] = value
-        if path is not None:
-            path.write_text(json.dumps(report, indent=1) + "\n")
-
-    yield keep
-
-
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -287,12 +274,18 @@ def main() -> None:
     if arguments.device == "cuda":
         machine["processor"] = torch.cuda.get_device_name()
     report: dict[str, Any] = {"machine": machine, "settings": SETTINGS, "peer": REQUIREMENTS}
-    with _kept(arguments.json, report) as keep:
-        keep("thousand", thousand_atoms(arguments))
-        show_thousand(report["thousand"])
-        keep("scaling", scaling(arguments))
-        keep("drift", drift(arguments))
-        show_drift(report["drift"])
+
+    def keep(name: str, value: Any) -> None:
+        """Nothing that was measured is lost when a later part is stopped."""
+        report[name] = value
+        if arguments.json is not None:
+            arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+
+    keep("thousand", thousand_atoms(arguments))
+    show_thousand(report["thousand"])
+    scaling(arguments, keep)
+    keep("drift", drift(arguments))
+    show_drift(report["drift"])
 
 
 if __name__ == "__main__":
