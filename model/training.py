@@ -184,8 +184,9 @@ def _fit(
         trainer = _trainer(settings, checkpoint, progress)
         try:
             trainer.fit(module, ckpt_path=resumed, weights_only=True)
-        except (UnpicklingError, KeyError) as error:
-            if resumed is None:
+        except (UnpicklingError, KeyError, RuntimeError) as error:
+            foreign = not isinstance(error, RuntimeError) or "loading state_dict" in str(error)
+            if resumed is None or not foreign:
                 raise
             raise unreadable from error
     return _Fit([model.to("cpu") for model in module.results()], module.curves())
