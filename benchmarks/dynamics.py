@@ -1,4 +1,4 @@
-"""Molecular dynamics in a field: what a step costs, beside nequip-allegro compiled, and what it conserves.
+"""Molecular dynamics in a field: what a step costs, beside nequip-allegro compiled.
 
     python benchmarks/dynamics.py [--json FILE] [--quick] [--device cpu|cuda] [--threads N] [--environment DIR]
 
@@ -9,8 +9,7 @@ Rattled quartz; 64 scalars, 32 tensors, l_max 2, two layers, r_max 5 A, 8 Bessel
   all; ratios are medians of the ratios within a round. A step of ours takes its neighbours from a list with a skin of
   0.5 A at new positions; the peer has them given.
 * From ten thousand atoms up (on a GPU to ten million): time and memory per atom, each size in a process of its own.
-* The drift of the conserved quantity of AlAs in NVE, by a trained network: without a field, at 10 MV/cm, and in a field
-  of that amplitude that swings.
+What a run conserves is measured by ``dynamics_drift.py``, forces against pw.x by ``field_forces.py``.
 
 nequip-allegro is installed into an environment of its own (``--environment``), compiled once for a number of threads
 and kept there. ``--quick``: fewer rounds, ten thousand atoms, and the peer only where it has been compiled before.
@@ -35,19 +34,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from ase.build import bulk
 from ase.spacegroup import crystal
 from fieldloop.dft_inputs.records import Frame
 from fieldloop.model.blocks import plan_blocks, responses_in_blocks
-from fieldloop.model.dynamics import DynamicsSettings, SinusoidalField, StaticField, run_dynamics
 from fieldloop.model.dynamics.neighbours import SkinNeighbours
-from fieldloop.model.files import load_model
 from fieldloop.model.network import EnthalpyNetwork
 from fieldloop.model.settings import NetworkConfig
 from training_speed import REQUIREMENTS, Worker, peer_python
 
 HERE = Path(__file__).parent
-TRAINED = HERE.parent / "tests" / "data" / "models" / "alas"
 SETTINGS = {"species": ["Si", "O"], "cutoff": 5.0, "l_max": 2, "layers": 2, "scalars": 64, "tensors": 32, "radial": 8}
 CHARGES = {"Si": 4, "O": -2}
 SKIN = 0.5
@@ -196,34 +191,6 @@ def _memory(device: str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def drift(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Slope and scatter of the conserved quantity of three replicas of AlAs in one batch, by a trained network."""
-    frame = Frame.from_atoms(bulk("AlAs", "zincblende", a=5.6139, cubic=True))
-    along = (0.0, 0.0, FIELD)
-    fields = {
-        "no field": StaticField(),
-        "10 MV/cm": StaticField(vector=along),
-        "10 MV/cm, period 100 fs": SinusoidalField(amplitude=along, period=100.0),
-    }
-    settings = DynamicsSettings(
-        ensemble="nve",
-        steps=200 if arguments.quick else 2000,
-        timestep=1.0,
-        fields=tuple(fields.values()),
-        temperatures=600.0,
-        seed=(1,) * len(fields),
-    )
-    model = load_model(TRAINED).to(arguments.device)
-    replicas = run_dynamics(model, [frame] * len(fields), settings).trajectory.replicas()
-    found = {}
-    for name, replica in zip(fields, replicas, strict=True):
-        per_atom = 1000 * replica.conserved / len(frame)
-        slope, start = np.polyfit(replica.time / 1000, per_atom, 1)
-        scatter = float((per_atom - start - slope * replica.time / 1000).std())
-        found[name] = {"meV_per_atom_per_ps": float(slope), "scatter_meV_per_atom": scatter}
-    return {"steps": settings.steps, "timestep_fs": settings.timestep, "replicas": found}
-
-
 def show_thousand(found: dict[str, Any]) -> None:
     """The table of one thousand atoms."""
     print(f"{found['blocks']}; {found['neighbours']:.1f} neighbours")
@@ -241,16 +208,6 @@ def _size_line(row: dict[str, Any]) -> str:
         f"({row['cpu_microseconds_per_atom']:.1f} of CPU; new list {row['list_cpu_microseconds_per_atom']:.1f}), "
         f"{row['bytes_per_atom'] / 1024:.1f} KiB an atom"
     )
-
-
-def show_drift(found: dict[str, Any]) -> None:
-    """The table of conservation."""
-    print(f"NVE, {found['steps']} steps of {found['timestep_fs']} fs, conserved quantity:")
-    for name, row in found["replicas"].items():
-        print(
-            f"  {name:26s} {row['meV_per_atom_per_ps']:+.2e} meV/atom/ps, scatter {row['scatter_meV_per_atom']:.1e}",
-            flush=True,
-        )
 
 
 def main() -> None:
@@ -284,8 +241,6 @@ def main() -> None:
     keep("thousand", thousand_atoms(arguments))
     show_thousand(report["thousand"])
     scaling(arguments, keep)
-    keep("drift", drift(arguments))
-    show_drift(report["drift"])
 
 
 if __name__ == "__main__":
