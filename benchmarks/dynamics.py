@@ -9,6 +9,7 @@ Rattled quartz; 64 scalars, 32 tensors, l_max 2, two layers, r_max 5 A, 8 Bessel
   all; ratios are medians of the ratios within a round. A step of ours takes its neighbours from a list with a skin of
   0.5 A at new positions; the peer has them given.
 * From ten thousand atoms up (on a GPU to ten million): time and memory per atom, each size in a process of its own.
+
 What a run conserves is measured by ``dynamics_drift.py``, forces against pw.x by ``field_forces.py``.
 
 nequip-allegro is installed into an environment of its own (``--environment``), compiled once for a number of threads
