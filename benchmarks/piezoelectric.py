@@ -163,7 +163,7 @@ def alas(work: Path, frames: int, epochs: int) -> dict[str, float]:
         "pw.x relaxed": float(slope[0] + followed) * COULOMB_PER_SQUARE_M,
     }
     model = network(labels(berry, frame, frames), {"Al": 3, "As": -3}, epochs)
-    return figures | _of_network(piezoelectric_tensor(model, frame), 0, 3)
+    return figures | _of_network(_tensor(model, frame), 0, 3)
 
 
 def quartz(work: Path, frames: int, epochs: int) -> dict[str, float]:
@@ -178,8 +178,17 @@ def quartz(work: Path, frames: int, epochs: int) -> dict[str, float]:
         return figures
     model = network(labels(berry, frame, frames), {"O": -2, "Si": 4}, epochs)
     figures |= _of_network(piezoelectric_tensor(model, frame, relaxed=False), 0, 0)
-    at_rest = relax(model, frame, optimizer="lbfgs").frame
-    return figures | {"network relaxed": _of_network(piezoelectric_tensor(model, at_rest), 0, 0)["network relaxed"]}
+    at_rest = _of_network(_tensor(model, relax(model, frame, optimizer="lbfgs").frame), 0, 0)
+    return figures | {name: value for name, value in at_rest.items() if name == "network relaxed"}
+
+
+def _tensor(model: EnthalpyNetwork, frame: Frame) -> PiezoelectricTensor:
+    """With atoms that follow, where the crystal is a minimum of the network."""
+    try:
+        return piezoelectric_tensor(model, frame)
+    except ValueError as error:
+        print(f"  clamped only: {error}", flush=True)
+        return piezoelectric_tensor(model, frame, relaxed=False)
 
 
 def _of_network(found: PiezoelectricTensor, row: int, column: int) -> dict[str, float]:
