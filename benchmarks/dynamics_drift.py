@@ -39,9 +39,9 @@ CASES = {
     "Langevin": {"ensemble": "langevin"},
     "CSVR": {"ensemble": "csvr"},
     "Nose-Hoover chain": {"ensemble": "nose-hoover"},
-    "NPH, fixed E": {"ensemble": "nph", "cell": "flexible"},
+    "NPH, fixed E": {"ensemble": "nph", "cell": "flexible", "fixed": "field"},
     "NPH, fixed voltage": {"ensemble": "nph", "cell": "flexible", "fixed": "voltage"},
-    "NPT, CSVR, fixed E": {**NPT, "thermostat": "csvr"},
+    "NPT, CSVR, fixed E": {**NPT, "thermostat": "csvr", "fixed": "field"},
     "NPT, Nose-Hoover, fixed voltage": {**NPT, "thermostat": "nose-hoover", "fixed": "voltage"},
 }
 
