@@ -29,12 +29,12 @@ def measured_scales(network: EnthalpyNetwork, frames: Sequence[Frame]) -> Activa
         network: fresh; it is left as it is.
         frames: a few of its training set.
     """
-    config = network.config
+    config = network.config.model_copy(update={"dtype": "float64"})  # rounding is no activation
     scales = config.scales or ActivationScales.ones(config.layers, config.l_max)
-    graph = build_graph(frames, config.species, config.cutoff, dtype=network.dtype)
+    graph = build_graph(frames, config.species, config.cutoff, dtype=torch.float64)
     for _ in range(3 * config.layers + 1):
         trial = EnthalpyNetwork(config.model_copy(update={"scales": scales}))
-        trial.load_state_dict(network.state_dict())
+        trial.load_state_dict(dict(network.named_parameters()), strict=False)
         scales = _one_more_right(trial, scales, graph)
     return scales
 

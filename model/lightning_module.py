@@ -42,7 +42,7 @@ class EnthalpyTraining(LightningModule):
     """An optimizer with an exponential moving average of the weights, for one network or several in one pass.
 
     Args:
-        networks: trained in place; members of a committee have one architecture and see the same frames in each step.
+        stack: of one network or of a committee, trained in place; all see the same frames in each step.
         settings: how.
         data: the steps.
         validation: batches that judge the averaged weights.
@@ -51,7 +51,7 @@ class EnthalpyTraining(LightningModule):
 
     def __init__(
         self,
-        networks: Sequence[EnthalpyNetwork],
+        stack: NetworkStack,
         settings: TrainingSettings,
         data: StepData,
         validation: Sequence[LabelledBatch],
@@ -59,10 +59,10 @@ class EnthalpyTraining(LightningModule):
     ) -> None:
         super().__init__()
         self.settings = settings
-        self._members = [Member(network, settings) for network in networks]
+        self._members = [Member(network, settings) for network in stack.networks]
         self.members = nn.ModuleList(self._members)
         # A tuple keeps it from being a submodule: its parameters are the members'.
-        self._stack = (NetworkStack(networks),)
+        self._stack = (stack,)
         self._data, self._validation, self._seed = data, validation, seed
         self._steps_per_epoch = len(StepSampler(data.examples, settings, seed))
         self._epoch_started = self._started = 0.0

@@ -29,12 +29,13 @@ from .interface import LocalModel
 
 def atomic_dipoles(model: LocalModel, graph: Graph) -> Tensor:
     """p_i = -du_i/dE of each atom at the field of its structure, e A, (N, 3); reference charges are left out."""
-    return torch.cat([_of_block(model, graph, atoms) for atoms in plan_blocks(model, graph).slices()])
+    atoms = torch.arange(graph.n_atoms, device=graph.mask.device)
+    return torch.cat([_of_block(model, graph, part) for part in atoms.split(plan_blocks(model, graph).block)])
 
 
-def _of_block(model: LocalModel, graph: Graph, atoms: slice) -> Tensor:
+def _of_block(model: LocalModel, graph: Graph, atoms: Tensor) -> Tensor:
     with torch.enable_grad():
-        environments = graph.environments_of(atoms, model.dtype)
+        environments = graph.environments_of(atoms, graph.mask.shape[1], model.dtype)
         fields = environments.field.detach().requires_grad_()
         enthalpy = model.local_enthalpy(replace(environments, field=fields))
         (slope,) = torch.autograd.grad(enthalpy.sum(), fields, materialize_grads=True)

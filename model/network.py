@@ -58,7 +58,8 @@ class EnthalpyNetwork(LocalModel):
                 self.register_buffer("energy_scale", torch.ones(()))
                 self.register_buffer("normalization", torch.tensor(config.neighbours**0.5), persistent=False)
                 scales = config.scales or ActivationScales.ones(config.layers, config.l_max)
-                self.register_buffer("embedding_scale", torch.tensor(scales.embedding), persistent=False)
+                kept = config.scales is not None
+                self.register_buffer("embedding_scale", torch.tensor(scales.embedding), persistent=kept)
                 self.bessel = BesselBasis(config.radial, config.cutoff)
                 self.embedding = Perceptron(2 * n_species + config.radial, width, width)
                 self.edge_weights = nn.Parameter(torch.randn(width, channels * (config.l_max + 1)))
@@ -127,9 +128,11 @@ class _Layer(nn.Module):
         super().__init__()
         channels, width = config.tensors, config.scalars
         inputs, outputs = _tensors_after(config, layer - 1), _tensors_after(config, layer)
-        self.register_buffer("environment_scale", torch.tensor(scales.environment[layer]), persistent=False)
-        self.register_buffer("coupling_scale", torch.tensor(scales.coupling[layer]), persistent=False)
-        self.register_buffer("update_scale", torch.tensor(scales.update[layer]), persistent=False)
+        # Where there are any, a checkpoint holds those that its weights were trained with.
+        kept = config.scales is not None
+        self.register_buffer("environment_scale", torch.tensor(scales.environment[layer]), persistent=kept)
+        self.register_buffer("coupling_scale", torch.tensor(scales.coupling[layer]), persistent=kept)
+        self.register_buffer("update_scale", torch.tensor(scales.update[layer]), persistent=kept)
         self.environment_weights = nn.Parameter(torch.randn(width, channels * (config.l_max + 1)))
         self.field_weights = nn.Parameter(torch.randn(len(config.species), channels, config.l_max + 1))
         self.coupling = Coupling(channels, config.l_max, inputs, outputs)

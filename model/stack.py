@@ -41,6 +41,7 @@ class NetworkStack(EnthalpyModel):
         if len({architecture(member.config) for member in members}) > 1:
             raise ValueError("networks of different architectures cannot be stacked: give members of one architecture")
         self.species, self.cutoff = members[0].species, members[0].cutoff
+        self.networks = list(members)
         self.members = nn.ModuleList(members)
 
     def __len__(self) -> int:

@@ -15,6 +15,7 @@ from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 from zipfile import is_zipfile
 
+import numpy as np
 import torch
 
 from ..dft_inputs.records import LabelledFrame
@@ -26,6 +27,7 @@ from .losses import evaluate
 from .network import EnthalpyNetwork
 from .responses import compute_responses
 from .settings import EpochRecord, NetworkConfig, TrainingSettings
+from .stack import NetworkStack
 from .steps import ExampleSet, StepData
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ _MEASURED = 8
 """Frames on which a fresh network is measured."""
 _FIRST_FORCES = 0.3
 """Forces of a fresh network, in units of those of the labels."""
+_LEAST_FORCES = 0.1
+"""Of a network whose output has size one, eV/A: those of symmetric crystals vanish, and tell nothing."""
 _EVALUATED = 8
 """Frames in a batch where no gradients are kept."""
 
@@ -55,7 +59,15 @@ def initial_network(config: NetworkConfig, frames: Sequence[LabelledFrame], seed
     check_frames(frames, "training", config.species, config.reference_charges)
     neighbours = mean_neighbours(frames, config.species, config.cutoff)
     config = config.model_copy(update={"neighbours": neighbours})
-    few = frames[:: -(-len(frames) // _MEASURED)]
+    if config.unit_activations:
+        return _of_unit_activations(config, frames, seed)
+    model = EnthalpyNetwork(config, seed)
+    fit_references(model, frames)
+    return model
+
+
+def _of_unit_activations(config: NetworkConfig, frames: Sequence[LabelledFrame], seed: int) -> EnthalpyNetwork:
+    few = [frames[i] for i in np.linspace(0, len(frames) - 1, min(_MEASURED, len(frames))).round().astype(int)]
     scales = measured_scales(EnthalpyNetwork(config, seed), [item.frame for item in few])
     model = EnthalpyNetwork(config.model_copy(update={"scales": scales}), seed)
     fit_references(model, frames)
@@ -71,7 +83,7 @@ def _start_small(model: EnthalpyNetwork, frames: Sequence[LabelledFrame]) -> Non
     model.energy_scale.fill_(0.0)
     forces = forces - compute_responses(model, graph).forces  # the repulsion's
     size = float(forces.double().square().mean().sqrt())
-    model.energy_scale.fill_(wanted / size if size > 0 else 1.0)
+    model.energy_scale.fill_(wanted / max(size, _LEAST_FORCES))
 
 
 def train(
@@ -127,6 +139,7 @@ def train_committee(
     Raises:
         ValueError: no member, or members of different architectures.
     """
+    stack = NetworkStack(members)
     config = members[0].config
     check_frames(training, "training", config.species, config.reference_charges)
     for frames, what in ((validation, "validation"), (replay, "replay")):
@@ -137,7 +150,7 @@ def train_committee(
         if shared:
             raise TrainingDataError(f"{len(shared)} frames are both in the {what} and the validation set")
     judges = _batches(members[0], validation)
-    fit = _fit(members, training, judges, settings, seed, replay, checkpoint, progress)
+    fit = _fit(stack, training, judges, settings, seed, replay, checkpoint, progress)
     known = _batches(members[0], training)
     return [
         TrainingResult(
@@ -162,7 +175,7 @@ class _Fit:
 
 
 def _fit(
-    members: Sequence[EnthalpyNetwork],
+    stack: NetworkStack,
     training: Sequence[LabelledFrame],
     validation: Sequence[LabelledBatch],
     settings: TrainingSettings,
@@ -174,8 +187,8 @@ def _fit(
     from .lightning_module import EnthalpyTraining  # noqa: PLC0415  (Lightning takes seconds to import)
 
     examples = ExampleSet(training, replay, settings.field_points > 0)
-    data = StepData(examples, members[0], settings.tolerances.used())
-    module = EnthalpyTraining(members, settings, data, validation, seed)
+    data = StepData(examples, stack.networks[0], settings.tolerances.used())
+    module = EnthalpyTraining(stack, settings, data, validation, seed)
     resumed = checkpoint if checkpoint is not None and checkpoint.exists() else None
     unreadable = TrainingDataError(f"{resumed} cannot be read as a checkpoint: remove it to start anew")
     if resumed is not None and not is_zipfile(resumed):

@@ -82,6 +82,11 @@ class TrainMaker(Maker):
         jobs = [self._member(training, validation, generation, member, start, reach) for member in range(self.members)]
         return Flow([*jobs], output=[job.output for job in jobs], name=self.name)
 
+    @property
+    def jobs(self) -> int:
+        """How many train a committee."""
+        return 1 if self.together else self.members
+
     def trained_part(self, label: LabelledFrame) -> LabelledFrame:
         """A label without its field points where they are not trained on."""
         return label if self.training.field_points else label.model_copy(update={"field_points": ()})
@@ -123,7 +128,7 @@ class TrainMaker(Maker):
         key = self._key("train together", training, validation, settings, [self.seed, self.members], before)
         seeds = [self.seed + member for member in range(self.members)]
         job = train_together(training, validation, self.network, settings, seeds, generation, list(start), reach)
-        job.name = f"{self.name} {generation}"
+        job.name = f"{self.name} {generation}.all"
         return content_job(job, key, f"training/{key[:16]}")
 
     def _key(
@@ -146,6 +151,18 @@ class TrainMaker(Maker):
         )
 
 
+@dataclass(frozen=True)
+class _TrainingLog:
+    """Appends rows of learning curves to a file. It pickles, as training on several devices asks."""
+
+    path: Path
+
+    def __call__(self, rows: EpochRecord | tuple[EpochRecord, ...]) -> None:
+        with self.path.open("a") as log:
+            for row in rows if isinstance(rows, tuple) else (rows,):
+                print(row.model_dump_json(), file=log)
+
+
 @job
 def train_member(
     training: list[LabelledFrame],
@@ -164,14 +181,8 @@ def train_member(
 
     here = Path.cwd()
     model = load_model(located(start.directory)) if start else initial_network(network, training, seed)
-    with (here / "training.log").open("a") as log:
-
-        def report(row: EpochRecord) -> None:
-            print(row.model_dump_json(), file=log, flush=True)
-
-        result = train(
-            model, training, validation, settings, seed=seed, checkpoint=here / "checkpoint.pt", progress=report
-        )
+    log = _TrainingLog(here / "training.log")
+    result = train(model, training, validation, settings, seed=seed, checkpoint=here / "checkpoint.pt", progress=log)
     return _recorded(result, here / "model", reach, settings, generation, member, start, training, validation)
 
 
@@ -191,18 +202,15 @@ def train_together(
     from ..model.training import initial_network, train_committee  # noqa: PLC0415
 
     here = Path.cwd()
-    models = [load_model(located(before.directory)) for before in start]
-    models = models or [initial_network(network, training, seed) for seed in seeds]
-    with (here / "training.log").open("a") as log:
-
-        def report(rows: tuple[EpochRecord, ...]) -> None:
-            for row in rows:
-                print(row.model_dump_json(), file=log, flush=True)
-
-        results = train_committee(
-            models, training, validation, settings, seed=seeds[0], checkpoint=here / "checkpoint.pt", progress=report
-        )
     befores = start or [None] * len(seeds)
+    models = [
+        load_model(located(before.directory)) if before else initial_network(network, training, seed)
+        for before, seed in zip(befores, seeds, strict=True)
+    ]
+    log = _TrainingLog(here / "training.log")
+    results = train_committee(
+        models, training, validation, settings, seed=seeds[0], checkpoint=here / "checkpoint.pt", progress=log
+    )
     return [
         _recorded(result, here / f"model_{i}", reach, settings, generation, i, before, training, validation)
         for i, (result, before) in enumerate(zip(results, befores, strict=True))

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from fieldloop.model.calibration import measured_scales
 from fieldloop.model.committee import predict
 from fieldloop.model.data import make_batch
 from fieldloop.model.losses import loss
@@ -17,9 +18,13 @@ FIELD = (0.05, -0.02, 0.08)
 
 
 @pytest.fixture
-def members(make_network):
-    """Three networks that differ in weights, references and normalization."""
-    networks = [make_network(seed=seed, neighbours=14.0 + seed) for seed in range(3)]
+def members(make_network, make_frame):
+    """Three networks that differ in weights, references, mean neighbours and scales of their activations."""
+    networks = []
+    for seed in range(3):
+        plain = make_network(seed=seed, neighbours=14.0 + seed)
+        scales = measured_scales(plain, [make_frame(seed)])
+        networks.append(make_network(seed=seed, neighbours=14.0 + seed, scales=scales))
     with torch.no_grad():
         networks[1].energy_scale.fill_(1.7)
     return networks
@@ -40,8 +45,9 @@ def test_training_together_is_training_alone(members, make_frame, make_labelled,
     """Each member takes the steps that it takes alone with the same seed; a missing label stays masked."""
     teacher = make_network(seed=11)
     labels = [make_labelled(make_frame(5), teacher), make_labelled(make_frame(6, cubic=False), teacher, stress=None)]
+    labels.append(make_labelled(make_frame(8), teacher, born_effective_charges=None, polarizability=None))
     judge = [make_labelled(make_frame(7), teacher)]
-    settings = TrainingSettings(epochs=2, batch_size=1, learning_rate=1e-3, optimizer="adam", validate_every=1)
+    settings = TrainingSettings(epochs=2, batch_size=2, learning_rate=1e-3, optimizer="adam", validate_every=1)
     alone = [train(copy_of(member), labels, judge, settings, seed=3) for member in members]
     together = train_committee([copy_of(member) for member in members], labels, judge, settings, seed=3)
     for one, both in zip(alone, together, strict=True):
@@ -94,5 +100,7 @@ def test_committee_of_different_architectures(make_network, make_frame):
 def test_an_empty_committee_is_refused():
     with pytest.raises(ValueError, match="at least one member"):
         NetworkStack([])
+    with pytest.raises(ValueError, match="at least one member"):
+        train_committee([], [], [], TrainingSettings())
     with pytest.raises(ValueError, match="at least one member"):
         predict([], [])

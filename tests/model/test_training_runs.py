@@ -9,12 +9,11 @@ import pytest
 import torch
 from fieldloop.dft_inputs.records import FieldPoint, Frame
 from fieldloop.model.checks import TrainingDataError
-from fieldloop.model.data import fit_references, make_batch, mean_neighbours
+from fieldloop.model.data import make_batch
 from fieldloop.model.losses import evaluate
-from fieldloop.model.network import EnthalpyNetwork
 from fieldloop.model.responses import compute_responses
 from fieldloop.model.settings import Tolerances, TrainingSettings
-from fieldloop.model.training import train
+from fieldloop.model.training import initial_network, train
 
 TINY = {"cutoff": 3.6, "l_max": 1, "layers": 2, "scalars": 8, "tensors": 4, "radial": 4, "repulsion": False}
 FIRST_DERIVATIVES = Tolerances(stress=None, born_effective_charges=None, polarizability=None)
@@ -42,18 +41,8 @@ def frames(teacher, make_frame, make_labelled):
 
 @pytest.fixture
 def fresh(make_network, frames):
-    """A function that makes the same student each time: of its teacher's kind, with activations as they come."""
-
-    def made(items=None):
-        items = items or frames[:5]
-        config = make_network(**TINY).config
-        student = EnthalpyNetwork(
-            config.model_copy(update={"neighbours": mean_neighbours(items, config.species, config.cutoff)}), seed=3
-        )
-        fit_references(student, items)
-        return student
-
-    return made
+    """A function that makes the same student each time."""
+    return lambda items=None: initial_network(make_network(**TINY).config, items or frames[:5], seed=3)
 
 
 def errors_of(model, items):

@@ -100,7 +100,7 @@ class LoopWatcher:
     def __init__(self, console: Console, prepared: PreparedLoop, store: JobStore, *, quiet: bool):
         self.store = store
         self.criterion = prepared.config.stop
-        self.members = prepared.maker.train.members
+        self.trainings = prepared.maker.train.jobs
         training = prepared.maker.train
         self.progress = label_progress(
             console,
@@ -119,7 +119,7 @@ class LoopWatcher:
         if event.kind not in ("finished", "found"):
             return
         if event.name == "plan":
-            self.progress.expect("training", self.members)
+            self.progress.expect("training", self.trainings)
             self.progress.expect("exploration", 1)
             self.progress.expect("selection", 1)
         elif str(event.metadata.get("directory", "")).startswith("selection/"):
@@ -128,7 +128,7 @@ class LoopWatcher:
         elif event.name == "judge":
             record = GenerationRecord.model_validate(_output(self.store, event))
             if record.decision.stop and record.pairs:
-                self.progress.expect("training", self.members)
+                self.progress.expect("training", self.trainings)
             self.progress.print(generation_table(record, self.criterion), Text(record.decision.reason))
 
 

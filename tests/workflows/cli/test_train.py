@@ -87,7 +87,7 @@ def test_fine_tuning_replays_the_frames_of_the_model(trained, tmp_path):
     changes = ("--set", "training.epochs=1", "--set", "training.accelerator=cpu", "--validation", "every 2")
     result = run(tmp_path / "new.extxyz", *words, *changes)
     assert result.exit_code == 0, result.output
-    assert "1 frames to train on, 1 to validate, 7 replayed, learning rate 0.0015" in result.stdout
+    assert "1 frames to train on, 1 to validate, 7 replayed, learning rate 0.006" in result.stdout
     record = TrainedModel.model_validate_json((tmp_path / "tuned" / "training.json").read_text())
     start = json.loads((out / "model" / "config.json").read_text())["model_id"]
     assert record.start_model_id == start != record.model_id
