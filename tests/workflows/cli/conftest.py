@@ -26,7 +26,7 @@ committee:
   members: 2
   validation_every: 4
   network: {cutoff: 3.5, scalars: 8, tensors: 4, l_max: 1}
-  training: {epochs: 5, batch_size: 2}
+  training: {epochs: 5, batch_size: 2, optimizer: adam, learning_rate: 0.005, field_directions: 3}
 exploration:
   temperatures: [50 K]
   fields: [[0, 0, 0], [0, 0, 5 MV/cm]]

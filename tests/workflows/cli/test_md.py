@@ -20,7 +20,7 @@ STEPS = "dynamics.steps=6"
 
 
 def run(*words):
-    return CliRunner().invoke(app, ["md", *map(str, words)])
+    return CliRunner().invoke(app, ["md", *map(str, words)], env={"COLUMNS": "160"})
 
 
 @pytest.fixture(scope="module")

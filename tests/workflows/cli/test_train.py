@@ -84,7 +84,7 @@ def test_fine_tuning_replays_the_frames_of_the_model(trained, tmp_path):
         moved.append(label.model_copy(update={"frame": frame, "label_id": f"moved{label.label_id}"}))
     write_extxyz(tmp_path / "new.extxyz", moved, "fieldloop")
     words = ("--convention", "fieldloop", "--start", out / "model", "-o", tmp_path / "tuned", "--no-verify")
-    changes = ("--set", "training.epochs=1", "--set", "training.accelerator=cpu", "--validation", "every 2")
+    changes = ("--set", "training.epochs=3", "--set", "training.accelerator=cpu", "--validation", "every 2")
     result = run(tmp_path / "new.extxyz", *words, *changes)
     assert result.exit_code == 0, result.output
     assert "1 frames to train on, 1 to validate, 7 replayed, learning rate 0.006" in result.stdout
