@@ -167,12 +167,14 @@ def run_fields(job: FieldJob, descriptor: int, only: Collection[str] | None = No
         OSError: the disk is full or not writable.
     """
     wanted = [name for name in job.fields if only is None or name in only]
-    stored = {name: job.read(name) for name in job.fields}
+    # No look at any other run: another part of the label may be at work on it, and a look marks what has ended.
+    names = _with_sources(job, wanted)
+    stored = {name: job.read(name) for name in names}
     missing = _missing(job, wanted, stored)
     if missing:
         _drop_what_nobody_needs(job, stored)
         job.require_space()
-    for name in job.fields:
+    for name in names:
         if name in missing:
             stored[name] = job.run(name, descriptor)
         run = stored[name]
@@ -181,10 +183,19 @@ def run_fields(job: FieldJob, descriptor: int, only: Collection[str] | None = No
         _drop_what_nobody_needs(job, stored)
 
 
-def _missing(job: FieldJob, wanted: Sequence[str], stored: Mapping[str, FieldRun | None]) -> set[str]:
+def _with_sources(job: FieldJob, wanted: Collection[str]) -> list[str]:
+    """Runs and all that they start from, in order."""
+    found = set(wanted)
+    for name in reversed(job.fields):
+        if name in found:
+            found.update(job.sources(name))
+    return [name for name in job.fields if name in found]
+
+
+def _missing(job: FieldJob, wanted: Sequence[str], stored: dict[str, FieldRun | None]) -> set[str]:
     """Runs to make: those wanted that are not stored, and those that these start from whose large files are gone."""
     missing = {name for name in wanted if stored[name] is None}
-    for name in reversed(job.fields):
+    for name in reversed(stored):
         if name in missing:
             missing |= {source for source in job.sources(name) if stored[source] is None or not job.has_files(source)}
     return missing
@@ -192,9 +203,9 @@ def _missing(job: FieldJob, wanted: Sequence[str], stored: Mapping[str, FieldRun
 
 def _drop_what_nobody_needs(job: FieldJob, stored: Mapping[str, FieldRun | None]) -> None:
     """Large files go as soon as no run that is still to come starts from them."""
-    needed = {source for name in job.fields if stored[name] is None for source in job.sources(name)}
-    for name in job.fields:
-        if stored[name] is not None and name not in needed:
+    needed = {source for name in job.fields if stored.get(name) is None for source in job.sources(name)}
+    for name, run in stored.items():
+        if run is not None and name not in needed:
             job.drop_files(name)
 
 

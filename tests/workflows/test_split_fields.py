@@ -3,7 +3,10 @@
 import pytest
 from ase.build import bulk
 from fieldloop.dft_inputs.espresso import PwCode, PwSettings
+from fieldloop.dft_inputs.labelling import label_part, run_fields
+from fieldloop.dft_inputs.program import lease
 from fieldloop.dft_inputs.records import Frame, LabelledFrame
+from fieldloop.dft_inputs.stencil import Stencil
 from fieldloop.workflows.executors import run_flow
 from fieldloop.workflows.labelling import LabelMaker
 from fieldloop.workflows.store import SQLiteStore
@@ -77,6 +80,21 @@ def test_a_part_that_fails_is_named_and_retried_alone(frame, maker, whole, tmp_p
     assert label.status == "done", label.failure
     assert numbers(label) == numbers(whole)
     assert [line.rsplit("/", 1)[-1] for line in log.read_text().splitlines()[started:]] == ["field+y", "field-y"]
+
+
+def test_a_part_leaves_the_points_of_others_alone(frame, maker, tmp_path):
+    """One that has just ended is still in the hands of its own part: nobody else marks it or drops its files."""
+    engine = maker.engine(frame)
+    job = engine.prepare(frame, Stencil(), tmp_path)
+    with lease(tmp_path, job.code) as descriptor:
+        assert dict(run_fields(job, descriptor, only=("zero", "+x")))
+    marked, scratch = job.folder("+x") / "pw.xml", job.folder("+x") / "scratch"
+    marked.unlink()
+    assert label_part(engine, frame, Stencil(), tmp_path, "z") is None
+    assert not marked.exists() and any(scratch.iterdir())
+    assert job.has_files("zero")
+    assert label_part(engine, frame, Stencil(), tmp_path, "x") is None
+    assert marked.exists() and not scratch.exists()
 
 
 def logging_launcher(tmp_path):

@@ -33,7 +33,8 @@ def with_code(engine, **changes):
 
 def test_a_run_that_stops_at_its_time_limit_goes_on_from_there(engine, alas, tmp_path):
     pause = tmp_path / "pause.sh"
-    pause.write_text('#!/bin/bash\n"$@" & sleep 0.3; kill -STOP $!; sleep 1; kill -CONT $!; wait $!\n')
+    begun = "until grep -q 'ETOT  1' abinit.abo; do kill -0 $! || break; sleep 0.01; done 2>/dev/null"
+    pause.write_text(f'#!/bin/bash\n"$@" & {begun}; kill -STOP $!; sleep 1; kill -CONT $!; wait $!\n')
     pause.chmod(0o755)
     long = replace(engine, settings=engine.settings.model_copy(update={"kpoints": (3, 3, 3), "tolvrs": 1e-16}))
     hasty = with_code(long, max_seconds=1, launcher=(str(pause),))
