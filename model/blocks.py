@@ -17,13 +17,15 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
 import torch
 from torch import Tensor
 
-from .graph import Environments, Graph
+from .compiled import CompiledModel, few_sizes
+from .derivatives import Derivatives
+from .graph import Graph
 from .interface import EnthalpyModel, LocalModel
 from .responses import Responses, compute_responses
 
@@ -85,17 +87,26 @@ def plan_blocks(model: EnthalpyModel, graph: Graph, *, born: bool = False, block
     if block is None:
         edges = _CPU_EDGES if on_cpu else _free_edges(model, graph.mask.device, born)
         block = max(edges // graph.mask.shape[1], 1)
+        if isinstance(model, CompiledModel):
+            block = few_sizes(block)
     threads = torch.get_num_threads() if on_cpu else 1
     return BlockPlan(graph.n_atoms, block, min(threads, -(-graph.n_atoms // block)))
 
 
 def responses_in_blocks(
-    model: EnthalpyModel, graph: Graph, *, stress: bool = False, born: bool = False, block: int | None = None
+    model: EnthalpyModel,
+    graph: Graph,
+    *,
+    stress: bool = False,
+    born: bool = False,
+    block: int | None = None,
+    directions: Tensor | None = None,
+    create_graph: bool = False,
 ) -> Responses:
-    """What ``compute_responses`` gives, for a system of any size.
+    """What ``compute_responses`` gives, for a system of any size and for a compiled model.
 
-    A system of one block, or a model that is not local, is given to ``compute_responses``, to the bit. Otherwise the
-    responses are float64.
+    A system of one block, or a model that is not local, is given to ``compute_responses``, to the bit. Otherwise, and
+    from a ``CompiledModel``, the responses are float64.
 
     Args:
         model: the enthalpy.
@@ -103,15 +114,21 @@ def responses_in_blocks(
         stress: also the stress.
         born: also Born effective charges and polarizability.
         block: atoms of a block; by default as many as fit the caches of a CPU or the free memory of a GPU.
+        directions, create_graph: as of ``compute_responses``.
 
     Raises:
         ValueError: a block of less than one atom.
     """
     plan = plan_blocks(model, graph, born=born, block=block)
-    if plan.n_blocks == 1 or not isinstance(model, LocalModel):
-        return compute_responses(model, graph, stress=stress, born=born)
-    sums = _Sums(model, graph, stress, born)
-    for block_of_atoms, part in _evaluated(model, graph, plan, born):
+    whole = plan.n_blocks == 1 and not isinstance(model, CompiledModel)
+    if whole or not isinstance(model, LocalModel):
+        return compute_responses(
+            model, graph, stress=stress, born=born, directions=directions, create_graph=create_graph
+        )
+    if born and directions is None:
+        directions = torch.eye(3, device=graph.positions.device)
+    sums = _Sums(model, graph, stress, directions if born else None)
+    for block_of_atoms, part in _evaluated(model, graph, plan, directions if born else None, create_graph):
         sums.add(block_of_atoms, part)
     return sums.responses()
 
@@ -139,55 +156,15 @@ def _blocks(graph: Graph, size: int) -> list[_Block]:
     return [_Block(part, max(width, 1)) for part, width in zip(atoms.split(size), largest, strict=False)]
 
 
-@dataclass(frozen=True)
-class _Derivatives:
-    """Of the enthalpies of n atoms: by their neighbour vectors v and their fields E.
-
-    Attributes:
-        vectors: v, A, (n, K, 3).
-        enthalpy: u, eV, (n,).
-        by_vectors: du/dv, (n, K, 3).
-        by_field: du/dE, (n, 3).
-        mixed: d2u/dE dv, (n, 3, K, 3).
-        by_field_twice: d2u/dE2, (n, 3, 3).
-    """
-
-    vectors: Tensor
-    enthalpy: Tensor
-    by_vectors: Tensor
-    by_field: Tensor
-    mixed: Tensor | None = None
-    by_field_twice: Tensor | None = None
-
-
-def _derivatives(model: LocalModel, environments: Environments, born: bool) -> _Derivatives:
-    vectors = environments.vectors.detach().requires_grad_()
-    field = environments.field.detach().requires_grad_()
-    leaves = (vectors, field)
-    with torch.enable_grad():
-        enthalpy = model.local_enthalpy(replace(environments, vectors=vectors, field=field))
-        first = torch.autograd.grad(enthalpy.sum(), leaves, create_graph=born, materialize_grads=True)
-        if not born:
-            return _Derivatives(vectors.detach(), enthalpy.detach(), *first)
-        rows = [
-            torch.autograd.grad(first[1][:, a].sum(), leaves, retain_graph=True, materialize_grads=True)
-            for a in range(3)
-        ]
-    return _Derivatives(
-        vectors.detach(),
-        enthalpy.detach(),
-        first[0].detach(),
-        first[1].detach(),
-        torch.stack([row[0] for row in rows], dim=1),
-        torch.stack([row[1] for row in rows], dim=1),
-    )
-
-
-def _evaluated(model: LocalModel, graph: Graph, plan: BlockPlan, born: bool) -> Iterator[tuple[_Block, _Derivatives]]:
+def _evaluated(
+    model: LocalModel, graph: Graph, plan: BlockPlan, directions: Tensor | None, create_graph: bool
+) -> Iterator[tuple[_Block, Derivatives]]:
     """Each block and its derivatives, in order."""
+    along = None if directions is None else directions.to(model.dtype)
 
-    def one(block: _Block) -> _Derivatives:
-        return _derivatives(model, graph.environments_of(block.atoms, block.width, model.dtype), born)
+    def one(block: _Block) -> Derivatives:
+        environments = graph.environments_of(block.atoms, block.width, model.dtype)
+        return model.derivatives(environments, along, create_graph=create_graph)
 
     blocks = _blocks(graph, plan.block)
     _keep_freed_memory()
@@ -221,7 +198,7 @@ def _one_thread_each() -> Iterator[None]:
 class _Sums:
     """Responses as they add up, float64."""
 
-    def __init__(self, model: LocalModel, graph: Graph, stress: bool, born: bool) -> None:
+    def __init__(self, model: LocalModel, graph: Graph, stress: bool, directions: Tensor | None) -> None:
         self.graph = graph
         charges = model.charges.double()[graph.species]
         field = graph.field.double()[graph.structure]
@@ -229,15 +206,14 @@ class _Sums:
         self.polarization = graph.sum_structures(charges[:, None] * positions)
         self.enthalpy = -(graph.field.double() * self.polarization).sum(-1)
         self.forces = charges[:, None] * field
-        self.alpha = self.enthalpy.new_zeros((graph.n_structures, 3, 3))
-        self.virial = self.born = None
+        self.virial = self.born = self.alpha = None
         if stress:
             self.virial = -graph.sum_structures(charges[:, None, None] * field[:, :, None] * positions[:, None])
-        if born:
-            unit = torch.eye(3, dtype=torch.float64, device=positions.device)
-            self.born = charges[:, None, None] * unit
+        if directions is not None:
+            self.born = charges[:, None, None] * directions.to(positions)
+            self.alpha = positions.new_zeros((graph.n_structures, *directions.shape))
 
-    def add(self, block: _Block, part: _Derivatives) -> None:
+    def add(self, block: _Block, part: Derivatives) -> None:
         """Add a block."""
         graph, atoms = self.graph, block.atoms
         structure, neighbours = graph.structure[atoms], graph.neighbours[atoms, : block.width].flatten()
@@ -248,7 +224,9 @@ class _Sums:
         self.forces.index_add_(0, neighbours, -by_vectors.flatten(0, 1))
         if self.virial is not None:
             self.virial.index_add_(0, structure, by_vectors.transpose(1, 2) @ part.vectors.double())
-        if part.mixed is not None and part.by_field_twice is not None and self.born is not None:
+        if part.mixed is not None and part.by_field_twice is not None:
+            assert self.born is not None  # noqa: S101
+            assert self.alpha is not None  # noqa: S101
             mixed = part.mixed.double().transpose(1, 2)
             self.born.index_add_(0, atoms, mixed.sum(1))
             self.born.index_add_(0, neighbours, -mixed.flatten(0, 1))
@@ -257,8 +235,7 @@ class _Sums:
     def responses(self) -> Responses:
         """The totals."""
         stress = None
-        alpha = None if self.born is None else self.alpha
         if self.virial is not None:
             raw = self.virial / self.graph.volume().double()[:, None, None]
             stress = (raw + raw.transpose(1, 2)) / 2
-        return Responses(self.enthalpy, self.forces, self.polarization, stress, self.born, alpha)
+        return Responses(self.enthalpy, self.forces, self.polarization, stress, self.born, self.alpha)

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from .derivatives import Derivatives, differentiate
 from .graph import Environments, Graph
 
 
@@ -53,6 +54,12 @@ class LocalModel(EnthalpyModel):
     @abstractmethod
     def local_enthalpy(self, environments: Environments) -> Tensor:
         """Enthalpy of each atom without the reference charges, eV, (N,): invariant, a function of its environment."""
+
+    def derivatives(
+        self, environments: Environments, directions: Tensor | None = None, *, create_graph: bool = False
+    ) -> Derivatives:
+        """Derivatives of the enthalpies of atoms each in a field of its own; see ``differentiate``."""
+        return differentiate(self.local_enthalpy, environments, directions, create_graph=create_graph)
 
     def forward(self, graph: Graph) -> Tensor:
         """Electric enthalpy of each structure, eV, (B,)."""

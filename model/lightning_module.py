@@ -22,11 +22,13 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from .blocks import responses_in_blocks
+from .compiled import CompiledModel
 from .data import LabelledBatch
 from .losses import DIRECTIONAL, SquaredErrors, evaluate, loss_sums, residuals
 from .member import Member
 from .network import EnthalpyNetwork
-from .responses import Responses, compute_responses
+from .responses import Responses
 from .settings import EpochRecord, TrainingSettings
 from .stack import NetworkStack, repeat_batch
 from .steps import Step, StepData, StepSampler, step_loader
@@ -61,8 +63,9 @@ class EnthalpyTraining(LightningModule):
         self.settings = settings
         self._members = [Member(network, settings) for network in stack.networks]
         self.members = nn.ModuleList(self._members)
-        # A tuple keeps it from being a submodule: its parameters are the members'.
         self._stack = (stack,)
+        # In tuples, lest the networks be submodules twice.
+        self._compiled = (CompiledModel(stack.networks[0]),) if settings.compile else ()
         self._data, self._validation, self._seed = data, validation, seed
         self._steps_per_epoch = len(StepSampler(data.examples, settings, seed))
         self._epoch_started = self._started = 0.0
@@ -131,13 +134,14 @@ class EnthalpyTraining(LightningModule):
         def needed(*names: str) -> bool:
             return any(name in used and batch.holds(name) for name in names)
 
-        return compute_responses(
-            self._stack[0],
+        return responses_in_blocks(
+            (self._compiled or self._stack)[0],
             batch.graph,
             stress=needed("stress"),
             born=needed(*DIRECTIONAL),
             directions=directions,
             create_graph=True,
+            block=batch.graph.n_atoms,
         )
 
     def _totals(self, counts: dict[str, int]) -> dict[str, int]:

@@ -137,9 +137,11 @@ def train_committee(
     and errors are those of ``train``; ``progress`` is called with a row for each member.
 
     Raises:
-        ValueError: no member, or members of different architectures.
+        ValueError: no member, members of different architectures, or several that are to be compiled.
     """
     stack = NetworkStack(members)
+    if settings.compile and len(members) > 1:
+        raise ValueError("compile: true is for networks that are trained one by one, not together")
     config = members[0].config
     check_frames(training, "training", config.species, config.reference_charges)
     for frames, what in ((validation, "validation"), (replay, "replay")):

@@ -143,6 +143,12 @@ class CommitteeSection(Section):
     validation_every: int = Field(default=5, ge=2)
     seed: int = Field(default=0, ge=0)
 
+    @model_validator(mode="after")
+    def _compiled_alone(self) -> CommitteeSection:
+        if self.together and self.training.compile:
+            raise ValueError("training.compile is for networks that are trained one by one: set together: false")
+        return self
+
 
 class ExplorationSection(Section):
     """Langevin dynamics that looks for frames the committee is unsure of.

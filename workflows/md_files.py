@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import PositiveInt, ValidationError
+from pydantic import PositiveInt, ValidationError, model_validator
 
 from ..active_learning.candidates import Candidates
 from ..active_learning.plausibility import Plausibility, implausible
@@ -48,6 +48,8 @@ class MdSection(Section):
         supercell: repetitions of the structure along its lattice vectors.
         expansion: ``full`` uses the model at the field; ``quadratic`` and ``first-order`` expand it about zero field.
         uncertainty: bounds on the uncertainty of a committee.
+        compile: compile the derivatives of the driving model (``CompiledModel``), which takes a minute or more at the
+            start.
     """
 
     dynamics: DynamicsSettings
@@ -55,6 +57,13 @@ class MdSection(Section):
     supercell: tuple[PositiveInt, PositiveInt, PositiveInt] = (1, 1, 1)
     expansion: Expansion = "full"
     uncertainty: WatchSettings = WatchSettings()
+    compile: bool = False
+
+    @model_validator(mode="after")
+    def _compiled_in_full(self) -> MdSection:
+        if self.compile and self.expansion != "full":
+            raise ValueError(f"compile: true is for the full model, not for expansion: {self.expansion}")
+        return self
 
     @property
     def n_replicas(self) -> int:
@@ -149,7 +158,7 @@ def prepare_md(request: MdRequest) -> PreparedRun:
     prepared = PreparedRun(
         request=request,
         members=members,
-        model=expanded(members[0], request.section.expansion),
+        model=driving(members[0], request.section),
         model_id=model_id(members[0]),
         frames=(frame,) * request.section.n_replicas,
         warnings=(warning,) if warning else (),
@@ -192,13 +201,14 @@ def run_md(
     return result, watch
 
 
-def expanded(model: EnthalpyNetwork, expansion: Expansion) -> EnthalpyModel:
-    """The model, or its expansion about zero field."""
+def driving(model: EnthalpyNetwork, section: MdSection) -> EnthalpyModel:
+    """The model, compiled or not, or its expansion about zero field."""
+    from ..model.compiled import CompiledModel  # noqa: PLC0415
     from ..model.expansions import FirstOrderExpansion, QuadraticExpansion  # noqa: PLC0415
 
-    if expansion == "full":
-        return model
-    return QuadraticExpansion(model) if expansion == "quadratic" else FirstOrderExpansion(model)
+    if section.expansion == "full":
+        return CompiledModel(model) if section.compile else model
+    return QuadraticExpansion(model) if section.expansion == "quadratic" else FirstOrderExpansion(model)
 
 
 def repeated(frame: Frame, supercell: tuple[int, int, int]) -> Frame:

@@ -13,6 +13,9 @@ from .particles import Particles
 from .settings import DynamicsSettings
 from .state import State, cell_volume
 
+_AT_ONCE = 1 << 14
+"""Atoms whose distances are in memory at a time."""
+
 
 class Limits:
     """The limits of a batch of replicas."""
@@ -75,6 +78,10 @@ def _finite_atoms(state: State) -> Tensor:
 
 def _overlap(graph: Graph, radii: Tensor) -> Tensor:
     """Sum of covalent radii over distance, largest of the neighbours of each atom, (N,)."""
-    distances = graph.vectors().double().norm(dim=-1)
-    sums = radii[:, None] + radii[graph.neighbours]
-    return torch.where(graph.mask, sums / distances, torch.zeros_like(sums)).amax(dim=1)
+    return torch.cat([_overlap_of(graph, radii, slice(i, i + _AT_ONCE)) for i in range(0, graph.n_atoms, _AT_ONCE)])
+
+
+def _overlap_of(graph: Graph, radii: Tensor, atoms: slice) -> Tensor:
+    distances = graph.vectors_of(atoms).double().norm(dim=-1)
+    sums = radii[atoms, None] + radii[graph.neighbours[atoms]]
+    return torch.where(graph.mask[atoms], sums / distances, torch.zeros_like(sums)).amax(dim=1)

@@ -116,7 +116,9 @@ def _what(prepared: PreparedRun) -> str:
     section, frame = prepared.request.section, prepared.frames[0]
     parts = [
         f"{frame.formula}, {len(frame)} atoms" + (f" x {len(prepared.frames)}" if len(prepared.frames) > 1 else ""),
-        f"model {prepared.model_id}" + ("" if section.expansion == "full" else f", {section.expansion}"),
+        f"model {prepared.model_id}"
+        + ("" if section.expansion == "full" else f", {section.expansion}")
+        + (", compiled" if section.compile else ""),
         f"{section.dynamics.ensemble}, {section.dynamics.steps} steps of {section.dynamics.timestep:g} fs",
         f"on {prepared.model.device.type}",
     ]
