@@ -11,8 +11,8 @@ there before it.
 allegro-pol is in no package index: give a checkout of github.com/mir-group/allegro-pol. Its pinned dependencies are
 installed into an environment of their own (``--environment``). It runs as its tutorial has it, but for l_max; with two
 layers it prunes the tensors of the other parity, so that its irreps are ours. Without a checkout our step is measured
-alone. Our step is also taken as training takes it by default, with Z* and alpha along one direction of the field.
-``--quick``: one step of the peer, without a warm-up.
+alone. Our step is also taken as training takes it by default, with Z* and alpha along one direction of the field, and
+so with compiled derivatives. ``--quick``: one step of the peer, without a warm-up, and ours as the peer's alone.
 """
 
 from __future__ import annotations
@@ -89,9 +89,10 @@ def serve(settings: dict[str, Any]) -> None:
     """Our side: the worker's process."""
     import torch
     from fieldloop.dft_inputs.formats import read_extxyz
+    from fieldloop.model.blocks import responses_in_blocks
+    from fieldloop.model.compiled import CompiledModel
     from fieldloop.model.data import make_batch
     from fieldloop.model.losses import loss_sums, residuals
-    from fieldloop.model.responses import compute_responses
     from fieldloop.model.settings import NetworkConfig, TrainingSettings
     from fieldloop.model.stack import NetworkStack, repeat_batch
     from fieldloop.model.training import initial_network
@@ -104,12 +105,14 @@ def serve(settings: dict[str, Any]) -> None:
     networks = [initial_network(config, [labelled], seed) for seed in range(settings["members"])]
     batch = make_batch([labelled], networks[0])
     model = NetworkStack(networks)
+    evaluated = CompiledModel(networks[0]) if settings["compiled"] else model
     copies = repeat_batch(batch, len(networks))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     axes = torch.eye(3)[: settings["directions"]] if settings["directions"] < 3 else None
 
     def value() -> torch.Tensor:
-        predicted = compute_responses(model, copies.graph, stress=True, born=True, directions=axes, create_graph=True)
+        graph, wanted = copies.graph, {"stress": True, "born": True, "directions": axes, "create_graph": True}
+        predicted = responses_in_blocks(evaluated, graph, block=graph.n_atoms, **wanted)
         errors = residuals(predicted, copies, axes)
         sums, counts = loss_sums([errors], TrainingSettings(), len(networks))
         return torch.stack([value / counts[name] for name, value in sums.items()]).sum()
@@ -148,7 +151,8 @@ def peer_python(environment: Path) -> Path:
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """All workers, step by step in turn."""
-    settings = {**SETTINGS, "frame": str(arguments.frame), "threads": arguments.threads, "members": 1, "directions": 3}
+    settings = {**SETTINGS, "frame": str(arguments.frame), "threads": arguments.threads}
+    settings |= {"members": 1, "directions": 3, "compiled": False}
     mine, *others = workers = _workers(arguments, settings)
     for worker in (mine,) if arguments.quick else workers:
         worker.step(counts=False)
@@ -176,8 +180,10 @@ def _workers(arguments: argparse.Namespace, settings: dict[str, Any]) -> list[Wo
     if not arguments.quick:
         committee = json.dumps({**settings, "members": 4})
         workers.append(Worker("fieldloop, 4 members at once", [sys.executable, script, "--worker", committee], threads))
-        one = json.dumps({**settings, "directions": 1})
-        workers.append(Worker("fieldloop, one direction", [sys.executable, script, "--worker", one], threads))
+        one = {**settings, "directions": 1}
+        for name, more in (("one direction", {}), ("one direction, compiled", {"compiled": True})):
+            command = [sys.executable, script, "--worker", json.dumps(one | more)]
+            workers.append(Worker(f"fieldloop, {name}", command, threads))
     if arguments.allegro_pol is None:
         return workers
     python = str(peer_python(arguments.environment))

@@ -160,7 +160,7 @@ def _evaluated(
     model: LocalModel, graph: Graph, plan: BlockPlan, directions: Tensor | None, create_graph: bool
 ) -> Iterator[tuple[_Block, Derivatives]]:
     """Each block and its derivatives, in order."""
-    along = None if directions is None else directions.to(model.dtype)
+    along = None if directions is None else directions.to(graph.positions.device, model.dtype)
 
     def one(block: _Block) -> Derivatives:
         environments = graph.environments_of(block.atoms, block.width, model.dtype)
@@ -172,6 +172,10 @@ def _evaluated(
         yield from ((block, one(block)) for block in blocks)
         return
     with _one_thread_each(), ThreadPoolExecutor(plan.threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        if isinstance(model, CompiledModel):
+            for block in blocks:
+                if model.is_new(len(block.atoms), block.width, along, create_graph):
+                    pool.submit(one, block).result()
         yield from zip(blocks, pool.map(one, blocks), strict=True)
 
 

@@ -2,8 +2,8 @@
 
 The derivatives of the atoms of a block are traced with ``make_fx``, which leaves no backward pass in them, and compiled
 by ``torch.compile``; where they are differentiated once more, by the weights, that pass is compiled as well. A program
-is made for each shape, so atoms and neighbours are padded to few ones; what comes in more shapes than that, and any
-machine without a compiler, is evaluated as without it.
+is made for each shape, so atoms and neighbours are padded to few ones; what comes in more shapes than that, and what
+fails to compile, is evaluated as without it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .graph import Environments
 from .interface import LocalModel
 
 MOST_PROGRAMS = 12
-"""Shapes that are compiled; each takes from seconds to minutes."""
+"""Shapes that are compiled, or tried; each takes from seconds to minutes."""
 _COLUMNS = 8
 """Neighbours are padded to multiples of it, atoms to eight sizes in each factor of two."""
 
@@ -40,6 +40,7 @@ class _Shape:
     directions: int
     create_graph: bool
     device: torch.device
+    dtype: torch.dtype
     threads: int
 
 
@@ -61,6 +62,16 @@ class CompiledModel(LocalModel):
         self._programs: dict[_Shape, _Program | None] = {}
         self._one_at_a_time = threading.Lock()
 
+    def __getstate__(self) -> dict[str, object]:
+        """Programs stay in their process: a copy, or a process that is spawned, makes its own."""
+        return {key: value for key, value in self.__dict__.items() if key not in ("_programs", "_one_at_a_time")}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        """Without programs."""
+        super().__setstate__(state)
+        self._programs = {}
+        self._one_at_a_time = threading.Lock()
+
     @property
     def charges(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Those of the model."""
@@ -80,19 +91,17 @@ class CompiledModel(LocalModel):
         """The model's own, not compiled."""
         return self.model.local_enthalpy(environments)
 
+    def is_new(self, atoms: int, columns: int, directions: Tensor | None, create_graph: bool) -> bool:
+        """Will derivatives of such a block be traced first? No program may run meanwhile in another thread."""
+        shape = self._shape(atoms, columns, directions, create_graph)
+        return shape not in self._programs and len(self._programs) < MOST_PROGRAMS
+
     def derivatives(
         self, environments: Environments, directions: Tensor | None = None, *, create_graph: bool = False
     ) -> Derivatives:
         """As of the model, by a compiled program."""
         atoms, columns = environments.mask.shape
-        shape = _Shape(
-            few_sizes(atoms),
-            -(-columns // _COLUMNS) * _COLUMNS,
-            0 if directions is None else len(directions),
-            create_graph,
-            environments.mask.device,
-            torch.get_num_threads(),
-        )
+        shape = self._shape(atoms, columns, directions, create_graph)
         padded = _padded(environments, shape.atoms, shape.columns)
         program = self._program(shape, padded, directions)
         if program is None:
@@ -108,29 +117,46 @@ class CompiledModel(LocalModel):
         state = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
         return state, directions, *(getattr(padded, name) for name in _INPUTS)
 
+    def _shape(self, atoms: int, columns: int, directions: Tensor | None, create_graph: bool) -> _Shape:
+        return _Shape(
+            atoms=few_sizes(atoms),
+            columns=-(-columns // _COLUMNS) * _COLUMNS,
+            directions=0 if directions is None else len(directions),
+            create_graph=create_graph,
+            device=self.device,
+            dtype=self.dtype,
+            threads=torch.get_num_threads(),
+        )
+
     def _program(self, shape: _Shape, padded: Environments, directions: Tensor | None) -> _Program | None:
         """The program for a shape; None where there is none."""
         with self._one_at_a_time:
-            if shape not in self._programs and self.compiled_shapes < MOST_PROGRAMS:
+            if shape not in self._programs and len(self._programs) < MOST_PROGRAMS:
+                with torch.no_grad():
+                    # What is computed once for all models must not be computed again in every call of the program.
+                    self.model.local_enthalpy(padded)
                 self._programs[shape] = self._compile(shape, self._arguments(padded, directions))
+                if len(self._programs) == MOST_PROGRAMS:
+                    warnings.warn(f"no more than {MOST_PROGRAMS} sizes of blocks are compiled", stacklevel=2)
             return self._programs.get(shape)
 
     def _compile(self, shape: _Shape, arguments: tuple[object, ...]) -> _Program | None:
         """Trace, compile and try."""
-        traced = make_fx(_derivatives_of(self.model, shape.create_graph), _allow_non_fake_inputs=True)(*arguments)
-        # Autograd detaches the results that it keeps for a backward pass; left in, these cut the gradient by weights.
-        for node in traced.graph.find_nodes(op="call_function", target=torch.ops.aten.detach.default):
-            node.replace_all_uses_with(node.args[0])
-        traced.graph.eliminate_dead_code()
-        traced.recompile()
-        program: _Program = torch.compile(traced, dynamic=False, backend=self._backend)
+        trained = [p for p in self.model.parameters() if p.requires_grad]
         try:
+            traced = make_fx(_derivatives_of(self.model, shape.create_graph))(*arguments)
+            # Autograd detaches the results it keeps for a backward pass: left in, they cut the gradient by weights.
+            for node in traced.graph.find_nodes(op="call_function", target=torch.ops.aten.detach.default):
+                node.replace_all_uses_with(node.args[0])
+            traced.graph.eliminate_dead_code()
+            traced.recompile()
+            program: _Program = torch.compile(traced, dynamic=False, backend=self._backend)
             with torch.set_grad_enabled(shape.create_graph):
                 out = program(*arguments)
-                if shape.create_graph:
+                if shape.create_graph and trained:
                     total = torch.stack([one.sum() for one in out]).sum()
-                    torch.autograd.grad(total, [*self.model.parameters()], allow_unused=True)
-        except RuntimeError as error:
+                    torch.autograd.grad(total, trained, allow_unused=True)
+        except Exception as error:
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             warnings.warn(f"the model is not compiled, and slower for it: {reason}", stacklevel=2)
             return None

@@ -63,8 +63,8 @@ class EnthalpyTraining(LightningModule):
         self.settings = settings
         self._members = [Member(network, settings) for network in stack.networks]
         self.members = nn.ModuleList(self._members)
-        self._stack = (stack,)
         # In tuples, lest the networks be submodules twice.
+        self._stack = (stack,)
         self._compiled = (CompiledModel(stack.networks[0]),) if settings.compile else ()
         self._data, self._validation, self._seed = data, validation, seed
         self._steps_per_epoch = len(StepSampler(data.examples, settings, seed))

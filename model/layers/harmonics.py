@@ -24,7 +24,7 @@ def solid_harmonics(vectors: Tensor, l_max: int) -> Tensor:
     Returns:
         (..., (l_max + 1)^2, K).
     """
-    first = 3**0.5 * vectors[..., [1, 2, 0], :]
+    first = 3**0.5 * vectors.roll(-1, dims=-2)
     blocks = [torch.ones_like(vectors[..., :1, :]), first]
     for degree in range(2, l_max + 1):
         products = (blocks[-1].unsqueeze(-2) * first.unsqueeze(-3)).flatten(-3, -2)

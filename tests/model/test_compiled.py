@@ -3,6 +3,10 @@
 The slow tests compile by the default compiler, for a minute or so; the quick ones trace and split the same programs.
 """
 
+import copy
+import pickle
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +16,7 @@ from fieldloop.model import compiled
 from fieldloop.model.blocks import plan_blocks, responses_in_blocks
 from fieldloop.model.compiled import CompiledModel, few_sizes
 from fieldloop.model.dynamics import DynamicsSettings, run_dynamics
+from fieldloop.model.dynamics.identity import model_digest
 from fieldloop.model.graph import build_graph
 from fieldloop.model.network import EnthalpyNetwork
 from fieldloop.model.responses import Responses, compute_responses
@@ -25,8 +30,8 @@ def network() -> EnthalpyNetwork:
         species=("Al", "As"),
         reference_charges={"Al": 3, "As": -3},
         cutoff=4.0,
-        l_max=1,
-        layers=1,
+        l_max=2,
+        layers=2,
         scalars=8,
         tensors=2,
         neighbours=16.0,
@@ -36,8 +41,8 @@ def network() -> EnthalpyNetwork:
 
 @pytest.fixture(scope="module")
 def graph(network):
-    """Two crystals in two fields, five and two atoms: padded to what programs are made for."""
-    crystal = bulk("AlAs", "zincblende", a=5.61) * (2, 1, 1)
+    """Two crystals in two fields, 23 and two atoms: padded to 26 in one block, to 20 and 6 in two."""
+    crystal = bulk("AlAs", "zincblende", a=5.61, cubic=True) * (3, 1, 1)
     crystal.rattle(0.1, seed=1)
     del crystal[3]
     small = bulk("AlAs", "zincblende", a=5.5)
@@ -70,10 +75,26 @@ def test_all_responses_are_those_of_the_model(model, network, graph):
     expected = compute_responses(network, graph, stress=True, born=True)
     assert_equal(responses_in_blocks(model, graph, stress=True, born=True), expected)
     assert model.compiled_shapes == 1
-    # Blocks of other sizes are padded to the same program.
-    assert_equal(responses_in_blocks(model, graph.replace(field=0 * graph.field), born=True),
-                 compute_responses(network, graph.replace(field=0 * graph.field), born=True))  # fmt: skip
+    without = graph.replace(field=0 * graph.field)
+    expected = compute_responses(network, without, stress=True, born=True)
+    assert_equal(responses_in_blocks(model, without, stress=True, born=True), expected)
     assert model.compiled_shapes == 1
+
+
+def test_blocks_in_threads_are_those_of_the_model(network, graph):
+    model = CompiledModel(network, "aot_eager")
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = responses_in_blocks(model, graph, stress=True, block=5)
+    finally:
+        torch.set_num_threads(before)
+    assert_equal(found, compute_responses(network, graph, stress=True))
+    assert 1 <= model.compiled_shapes <= 3
+
+
+def scale_of(tensors):
+    return max(float(one.abs().max()) for one in tensors if one is not None)
 
 
 def test_gradients_of_a_training_step_are_those_of_the_model(model, network, graph):
@@ -95,7 +116,11 @@ def test_gradients_of_a_training_step_are_those_of_the_model(model, network, gra
     actual, found = gradients(lambda **k: responses_in_blocks(model, graph, block=graph.n_atoms, **k))
     assert_equal(actual, expected)
     assert actual.born_effective_charges.shape == (graph.n_atoms, 1, 3)
-    scale = max(float(one.abs().max()) for one in right if one is not None)
+    _, in_two = gradients(lambda **k: responses_in_blocks(network, graph, block=19, **k))
+    for one, other in zip(in_two, right, strict=True):
+        assert (one is None) == (other is None)
+        assert other is None or float((one - other).abs().max()) < 1e-10 * scale_of(right)
+    scale = scale_of(right)
     for one, other in zip(found, right, strict=True):
         assert (one is None) == (other is None)
         if other is not None:
@@ -133,12 +158,33 @@ def test_without_a_compiler_the_model_is_evaluated_as_it_is(network, graph, monk
         found = responses_in_blocks(model, graph)
     assert_equal(found, compute_responses(network, graph))
     assert model.compiled_shapes == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_equal(responses_in_blocks(model, graph), compute_responses(network, graph))
+
+
+def test_frozen_weights_do_not_keep_it_from_being_compiled(network, graph):
+    frozen = copy.deepcopy(network).requires_grad_(False)
+    model = CompiledModel(frozen, "aot_eager")
+    out = responses_in_blocks(model, graph, create_graph=True)
+    assert model.compiled_shapes == 1
+    assert_equal(out, compute_responses(network, graph))
+
+
+def test_copies_make_programs_of_their_own(model, network, graph):
+    """Processes that are spawned for several devices get one, too."""
+    other = pickle.loads(pickle.dumps(model))
+    assert other.compiled_shapes == 0
+    assert model_digest(other) == model_digest(network)
 
 
 def test_more_shapes_than_programs_are_evaluated_all_the_same(network, graph, monkeypatch):
-    monkeypatch.setattr(compiled, "MOST_PROGRAMS", 0)
-    model = CompiledModel(network)
-    assert_equal(responses_in_blocks(model, graph, block=3), compute_responses(network, graph))
+    monkeypatch.setattr(compiled, "MOST_PROGRAMS", 1)
+    model = CompiledModel(network, "aot_eager")
+    with pytest.warns(UserWarning, match="no more than 1 sizes of blocks are compiled"):
+        found = responses_in_blocks(model, graph, block=16)
+    assert_equal(found, compute_responses(network, graph))
+    assert model.compiled_shapes == 1
 
 
 def test_sizes_are_few_and_waste_little():
