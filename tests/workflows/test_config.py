@@ -30,6 +30,16 @@ def test_the_demo_is_read_with_its_units():
     assert network.reference_charges == {"Al": 3, "As": -3}
 
 
+def test_a_committee_that_trains_in_one_pass_is_not_compiled(tmp_path):
+    path = tmp_path / "loop.yaml"
+    path.write_text(DEMO.read_text().replace("tolerances: {", "compile: true\n    tolerances: {", 1))
+    (tmp_path / "AlAs.vasp").write_text((DEMO.parent / "AlAs.vasp").read_text())
+    assert load_config(path).committee.training.compile
+    path.write_text(path.read_text().replace("members:", "together: true\n  members:", 1))
+    with pytest.raises(ConfigError, match=r"training\.compile is for networks that are trained one by one"):
+        load_config(path)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

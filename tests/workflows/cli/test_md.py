@@ -75,6 +75,23 @@ def test_expansions_run_by_name(crystal, models, tmp_path):
     assert 0 < gaps["quadratic"] < 0.1 * gaps["first-order"]
 
 
+def test_a_compiled_model_runs_as_the_model_does(crystal, models, tmp_path, monkeypatch):
+    """What is traced is run; the compiler itself is left out here."""
+    monkeypatch.setattr(torch, "compile", lambda program, **_: program)
+    words = (models[0], "-x", crystal, "--set", "dynamics.steps=2", "-q")
+    ends = []
+    for compiled in ("false", "true"):
+        out = tmp_path / compiled
+        result = run(*words, "-o", out, "--set", f"compile={compiled}")
+        assert result.exit_code == 0, result.output
+        assert (", compiled" in result.stdout) == (compiled == "true")
+        ends.append(read_trajectory(out / "trajectory").series(0).enthalpy)
+    assert ends[1] == pytest.approx(ends[0], abs=1e-4)
+    refused = run(*words, "-o", tmp_path / "third", "--set", "compile=true", "--set", "expansion=quadratic")
+    assert refused.exit_code == 2
+    assert "compile: true is for the full model, not for expansion: quadratic" in refused.output
+
+
 def test_uncertain_frames_come_out_in_the_form_that_a_selection_takes(crystal, models, tmp_path):
     words = (*models, "-x", crystal, "-o", tmp_path, "--set", "dynamics.observe_every=3", "--set", STEPS)
     words = (*words, "--set", "dynamics.fields=[[0, 0, 0.005]]", "--set", "dynamics.temperatures=600")
