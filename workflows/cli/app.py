@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ...version import __version__
-from . import convergence, data, looking, md, running, sampling, store_care, training
+from . import convergence, data, ipi, looking, md, running, sampling, store_care, training
 
 _HELP = """From a crystal to a machine-learned potential in electric fields, on real DFT.
 
@@ -18,6 +18,7 @@ A campaign is one YAML file. Start it, interrupt it, start it again: finished wo
   fieldloop loop campaign.yaml     label, train, explore, choose, repeat
   fieldloop train campaign.yaml    a network from its labels, or from any file
   fieldloop md MODEL -x FILE       molecular dynamics in any field
+  fieldloop ipi MODEL -x FILE      the model as a driver of i-PI
   fieldloop sample campaign.yaml   its first frames, to look at
   fieldloop converge FOLDER        which DFT settings a wanted accuracy needs
   fieldloop status campaign.yaml   where it stands
@@ -35,6 +36,7 @@ app.command()(running.loop)
 app.command()(running.label)
 app.command()(training.train)
 app.command()(md.md)
+app.command()(ipi.ipi)
 app.command()(sampling.sample)
 app.command()(convergence.converge)
 app.command()(looking.status)
