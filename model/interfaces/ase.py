@@ -127,7 +127,7 @@ class EnthalpyCalculator(Calculator):
         Raises:
             ValueError: an integrator whose steps take no forces, or that follows the field already.
         """
-        step: Callable[..., Any] = dynamics.step
+        step: Callable[..., Any] = dynamics.step  # pyright: ignore[reportAttributeAccessIssue]  (of its subclasses)
         if "forces" not in signature(step).parameters:
             raise ValueError(
                 f"{type(dynamics).__name__} evaluates forces at the start of its steps by itself: in a field that "
