@@ -18,9 +18,12 @@ from ase.phonons import Phonons
 from fieldloop.dft_inputs.records import Frame
 from fieldloop.model.dynamics import DynamicsSettings, PulsedField, RampedField, SinusoidalField, run_dynamics
 from fieldloop.model.expansions import QuadraticExpansion
-from fieldloop.model.files import load_model
+from fieldloop.model.files import load_model, save_model
+from fieldloop.model.graph import build_graph
 from fieldloop.model.interface import EnthalpyModel
 from fieldloop.model.interfaces.ase import EnthalpyCalculator, load_calculator
+from fieldloop.model.label_range import LabelRange
+from fieldloop.model.responses import compute_responses
 
 MODEL = Path(__file__).parents[1] / "data" / "models" / "alas"
 STATIC = (0.02, -0.05, 0.1)
@@ -70,6 +73,10 @@ def test_the_same_trajectory_as_the_own_engine(network, crystal, field):
     assert np.abs(own.positions[-1] - own.positions[0]).max() > 0.05
     assert enthalpy == pytest.approx(own.enthalpy, rel=1e-8)
     assert np.array(polarization) == pytest.approx(own.polarization, abs=1e-6)
+    last = build_graph([own.frame(-1)], network.species, network.cutoff, own.field[-1:])
+    stress = compute_responses(network, last, stress=True).stress.numpy()[0]
+    crystal.positions = own.positions[-1]
+    assert np.abs(crystal.get_stress(voigt=False) - stress).max() < 1e-8 * np.abs(stress).max()
 
 
 def test_a_crystal_at_rest_feels_a_field_that_rises_from_zero(network):
@@ -101,7 +108,7 @@ def test_one_evaluation_a_step(network, crystal, monkeypatch):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda atoms: Langevin(atoms, units.fs, temperature_K=300, friction=0.01 / units.fs, rng=np.random),
+        lambda atoms: Langevin(atoms, units.fs, temperature_K=300, friction=0.01 / units.fs, fixcm=False),
         lambda atoms: Bussi(atoms, units.fs, temperature_K=300, taut=100 * units.fs),
     ],
     ids=["langevin", "bussi"],
@@ -263,6 +270,15 @@ def test_a_calculator_from_arguments_of_json(crystal):
         load_calculator(MODEL, field={"kind": "sinus"})
     with pytest.raises(ValueError, match="no readable model"):
         load_calculator(MODEL / "nowhere")
+
+
+def test_a_model_remembers_the_fields_of_its_labels(network, crystal, tmp_path):
+    save_model(network, tmp_path, LabelRange(largest_field=0.01))
+    crystal.calc = load_calculator(tmp_path, field=[0.0, 0.0, 0.02])
+    with pytest.raises(ValueError, match="the field is 0.02 V/A, the labels of the model reach 0.01 V/A"):
+        crystal.get_potential_energy()
+    crystal.calc = load_calculator(tmp_path, field=[0.0, 0.0, 0.02], beyond_range=True)
+    assert np.isfinite(crystal.get_potential_energy())
 
 
 def test_expansions_run_too(network, crystal):
