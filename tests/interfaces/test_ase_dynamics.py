@@ -275,7 +275,7 @@ def test_a_calculator_from_arguments_of_json(crystal):
 def test_a_model_remembers_the_fields_of_its_labels(network, crystal, tmp_path):
     save_model(network, tmp_path, LabelRange(largest_field=0.01))
     crystal.calc = load_calculator(tmp_path, field=[0.0, 0.0, 0.02])
-    with pytest.raises(ValueError, match="the field is 0.02 V/A, the labels of the model reach 0.01 V/A"):
+    with pytest.raises(ValueError, match=r"the field is 0\.02 V/A, the labels of the model reach 0\.01 V/A"):
         crystal.get_potential_energy()
     crystal.calc = load_calculator(tmp_path, field=[0.0, 0.0, 0.02], beyond_range=True)
     assert np.isfinite(crystal.get_potential_energy())
