@@ -187,3 +187,14 @@ def test_stress_of_a_molecule_does_not_exist(atoms, calculator):
     assert np.isfinite(atoms.get_forces()).all()
     with pytest.raises(PropertyNotImplementedError, match="periodic"):
         atoms.get_stress()
+
+
+def test_the_dipole_of_a_molecule_does_not_depend_on_its_place(atoms, calculator):
+    molecule = Atoms(atoms.symbols, positions=atoms.positions)
+    molecule.calc = calculator
+    molecule.info["field"] = FIELD
+    energy, dipole = molecule.get_potential_energy(), molecule.get_dipole_moment()
+    assert np.linalg.norm(dipole) > 1
+    molecule.translate([11.0, -7.0, 3.0])
+    assert molecule.get_dipole_moment() == pytest.approx(dipole, abs=1e-9)
+    assert molecule.get_potential_energy() == pytest.approx(energy, abs=1e-9)

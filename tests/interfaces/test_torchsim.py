@@ -113,6 +113,20 @@ def test_integrate_in_a_field_that_depends_on_time(network):
     assert state.external_E_field[0].numpy() == pytest.approx(field(30.0))
 
 
+def test_batches_of_torchsim_take_their_time_with_them(network):
+    """Systems that are run one after another, as they do not fit together, and in another order."""
+    cells, _ = frames_and_velocities()
+    model = TorchSimModel(network, compute_stress=False)
+    batcher = ts.autobatching.BinningAutoBatcher(model, memory_scales_with="n_atoms", max_memory_scaler=10)
+    options = {"model": model, "n_steps": 5, "temperature": 0.0, "timestep": 0.001}
+    integrator = in_field(FIELDS[2], ts.nve_init, ts.nve_step)
+    together = ts.integrate(state_of(cells), integrator=integrator, **options)
+    apart = ts.integrate(state_of(cells), integrator=integrator, autobatcher=batcher, **options)
+    assert torch.allclose(apart.positions, together.positions, rtol=0, atol=1e-10)
+    assert apart.time.tolist() == pytest.approx([5.0] * 3)
+    assert torch.allclose(apart.total_polarization, together.total_polarization, rtol=0, atol=1e-8)
+
+
 def test_responses_are_those_of_the_model(network):
     cells, _ = frames_and_velocities()
     state = state_of(cells)

@@ -11,7 +11,7 @@ import typer
 
 from .errors import in_one_line
 
-Model = Annotated[Path, typer.Argument(help="Folder of a model.", show_default=False)]
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a model.", show_default=False)]
 Structure = Annotated[
     Path,
     typer.Option("--structure", "-x", help="What i-PI starts from, in any format that ASE reads.", show_default=False),
@@ -61,6 +61,8 @@ def ipi(
     try:
         calculator = load_calculator(model, field=yaml.safe_load(field), beyond_range=beyond_range)
         count = run_driver(calculator, atoms, server, born=born, wait=wait)
-    except (ModelFileError, ValueError, ConnectionError, yaml.YAMLError) as error:
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--field {field}: write e.g. --field '[0, 0, 1 MV/cm]'") from error
+    except (ModelFileError, ValueError, ConnectionError) as error:
         raise ConfigError(str(error)) from error
     typer.echo(f"{count} evaluations for i-PI at {server}")
