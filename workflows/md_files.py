@@ -148,7 +148,7 @@ def prepare_md(request: MdRequest) -> PreparedRun:
     if request.out.exists() and not request.out.is_dir():
         raise ConfigError(f"{request.out} is a file: name a folder")
     frame = repeated(read_structures(request.structure, "-1:")[0], request.section.supercell)
-    directories = [_model_directory(path) for path in request.models]
+    directories = [model_directory(path) for path in request.models]
     try:
         members = tuple(load_committee(directories))
     except ModelFileError as error:
@@ -216,7 +216,7 @@ def repeated(frame: Frame, supercell: tuple[int, int, int]) -> Frame:
     return frame if supercell == (1, 1, 1) else Frame.from_atoms(frame.to_atoms().repeat(supercell))
 
 
-def _model_directory(path: Path) -> Path:
+def model_directory(path: Path) -> Path:
     """A model, or the folder of a training that holds it."""
     return path / MODEL if (path / MODEL).is_dir() else path
 
@@ -258,14 +258,28 @@ def _check_settings(prepared: PreparedRun) -> None:
 
 
 def _beyond_labels(request: MdRequest, directory: Path) -> str | None:
-    """A warning where the field passes what the model was trained on, or where that is not known."""
-    from ..model.files import read_label_range  # noqa: PLC0415
-
+    """What is to be said of the field of a run."""
     dynamics = request.section.dynamics
     if dynamics.fixed == "displacement":
         return f"at constant displacement the field follows P: it may pass the range of the labels of {directory}"
     duration = dynamics.steps * dynamics.timestep
     largest = max(peak_field(protocol, duration) for protocol in dynamics.fields_of(len(dynamics.fields)))
+    return beyond_labels(largest, directory, request.beyond_range)
+
+
+def beyond_labels(largest: float, directory: Path, allowed: bool) -> str | None:
+    """A warning where a field passes what a model was trained on, or where that is not known.
+
+    Args:
+        largest: |E|, V/A.
+        directory: of the model.
+        allowed: whether it may pass.
+
+    Raises:
+        ConfigError: it passes and may not.
+    """
+    from ..model.files import read_label_range  # noqa: PLC0415
+
     if largest == 0:
         return None
     reach = read_label_range(directory)
@@ -275,7 +289,7 @@ def _beyond_labels(request: MdRequest, directory: Path) -> str | None:
     if largest <= reach.largest_field * (1 + 1e-6):
         return None
     trained = f"{asked}, the labels of {directory} {reach.largest_field / MV_PER_CM_IN_V_PER_ANGSTROM:.3g} MV/cm"
-    if not request.beyond_range:
+    if not allowed:
         raise ConfigError(f"{trained}: train it on labels at such fields, or run it all the same with --beyond-range")
     return f"{trained}: beyond, the response is extrapolated"
 

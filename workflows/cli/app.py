@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ...version import __version__
-from . import convergence, data, ipi, looking, md, running, sampling, store_care, training
+from . import convergence, data, ipi, lammps, looking, md, running, sampling, store_care, training
 
 _HELP = """From a crystal to a machine-learned potential in electric fields, on real DFT.
 
@@ -19,6 +19,7 @@ A campaign is one YAML file. Start it, interrupt it, start it again: finished wo
   fieldloop train campaign.yaml    a network from its labels, or from any file
   fieldloop md MODEL -x FILE       molecular dynamics in any field
   fieldloop ipi MODEL -x FILE      the model as a driver of i-PI
+  fieldloop lammps run in.file     a LAMMPS script, driven by a model
   fieldloop sample campaign.yaml   its first frames, to look at
   fieldloop converge FOLDER        which DFT settings a wanted accuracy needs
   fieldloop status campaign.yaml   where it stands
@@ -47,6 +48,7 @@ data.app.command()(store_care.migrate)
 data.app.command()(store_care.backup)
 data.app.command()(store_care.compact)
 app.add_typer(data.app, name="data")
+app.add_typer(lammps.app, name="lammps")
 
 
 def _print_version(wanted: bool) -> None:
