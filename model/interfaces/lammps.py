@@ -15,7 +15,10 @@ file keeps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -139,11 +142,12 @@ class EnthalpyFix:
         self._checked(self._lammps.commands_string, text)
 
     def _checked(self, do: Callable[[str], None], what: str) -> None:
-        try:
-            attempt(do, what)
-        except LammpsError:
-            if self._failure is None:
-                raise
+        with self._interruptible():
+            try:
+                attempt(do, what)
+            except LammpsError:
+                if self._failure is None:
+                    raise
         if self._failure is not None:
             raise self._failure
 
@@ -155,8 +159,24 @@ class EnthalpyFix:
         try:
             self._evaluate(step, ids, x, forces)
         except BaseException as error:
-            self._failure = error
-            self._lammps.force_timeout()
+            self._stop(error)
+
+    def _stop(self, failure: BaseException) -> None:
+        """Let LAMMPS end its run before the next step, and begin no other."""
+        self._failure = failure
+        self._lammps.force_timeout()
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Ctrl-C ends the run: raised anywhere within the calls of LAMMPS, it would be lost with the forces."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGINT, lambda *_: self._stop(KeyboardInterrupt()))
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before or signal.SIG_DFL)
 
     def _evaluate(self, step: int, ids: np.ndarray, x: np.ndarray, forces: np.ndarray) -> None:
         box, pbc = _box(self._lammps)
@@ -238,8 +258,8 @@ class EnthalpyFix:
 
     def _check_model(self) -> None:
         """Refuse atoms or a field that the model cannot take."""
-        atoms = self._lammps.numpy
-        frame = self._frame(atoms.extract_atom("type"), atoms.extract_atom("x"), *_box(self._lammps))
+        atoms, here = self._lammps.numpy, slice(self._lammps.extract_setting("nlocal"))  # without ghosts
+        frame = self._frame(atoms.extract_atom("type")[here], atoms.extract_atom("x")[here], *_box(self._lammps))
         if self._field != StaticField() and not sees_the_field(self._model, frame):
             raise LammpsError("the model has no field as input: train one that has, or run without a field")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -113,9 +114,10 @@ def unwrapped(lammps):
     low, high, xy, yz, xz, *_ = lammps.extract_box()
     cell[0, 0], cell[1, 1], cell[2, 2] = np.subtract(high, low)
     cell[1, 0], cell[2, 0], cell[2, 1] = xy, xz, yz
-    order = np.argsort(lammps.numpy.extract_atom("id"))
-    images = np.array([lammps.decode_image_flags(image) for image in lammps.numpy.extract_atom("image")])
-    positions = lammps.numpy.extract_atom("x") + images @ cell
+    count = lammps.get_natoms()  # the rest are ghosts
+    order = np.argsort(lammps.numpy.extract_atom("id")[:count])
+    images = np.array([lammps.decode_image_flags(image) for image in lammps.numpy.extract_atom("image")[:count]])
+    positions = lammps.numpy.extract_atom("x")[:count] + images @ cell
     return positions[order], lammps.numpy.extract_atom("v")[order] / 1000
 
 
@@ -176,7 +178,7 @@ def test_energy_and_virial_in_a_skew_cell(network, skew, lammps, tmp_path, hold)
     sigma = responses(network, skew, STATIC.vector).stress if hold == "voltage" else out.stress
     assert instance.get_thermo("pe") == pytest.approx(float(out.enthalpy), rel=1e-8)
     assert pressure(instance) == pytest.approx(-sigma[0].numpy(), rel=1e-8, abs=1e-12)
-    forces = instance.numpy.extract_atom("f")[np.argsort(instance.numpy.extract_atom("id"))]
+    forces = instance.numpy.extract_atom("f")[np.argsort(instance.numpy.extract_atom("id")[: len(skew)])]
     assert forces == pytest.approx(out.forces.numpy(), rel=1e-9, abs=1e-12)
 
 
@@ -295,6 +297,7 @@ def test_blocks_and_species_by_hand(network, frame, lammps, tmp_path, monkeypatc
     monkeypatch.setattr("fieldloop.model.blocks._CPU_EDGES", 64)
     fix.commands("run 0")
     assert fix.moment.enthalpy == pytest.approx(float(responses(network, frame, STATIC.vector).enthalpy), rel=1e-8)
+    EnthalpyFix(instance, network, species=("Al", "As"))  # there are ghosts now, which carry no charge
 
 
 class Fieldless(EnthalpyModel):
@@ -337,6 +340,42 @@ def test_a_box_that_lammps_turns_is_refused(network, lammps, tmp_path):
     instance.commands_string(f"units metal\natom_style atomic\nread_data {tmp_path}/general.data")
     with pytest.raises(LammpsError, match="general triclinic box"):
         EnthalpyFix(instance, network, species=("Al", "As"))
+
+
+class Spring(EnthalpyModel):
+    """Two ions of charge +-1 e on a spring, U = k/2 (r_1 - r_0)^2 - E . (r_1 - r_0)."""
+
+    species = ("Al", "As")
+    cutoff = 3.0
+
+    def forward(self, graph):
+        bond = graph.positions[1:] - graph.positions[:1]
+        return 0.25 * (bond**2).sum(-1) - (graph.field * bond).sum(-1)
+
+
+def test_minimize_finds_the_displacement_in_a_field(lammps, tmp_path):
+    frame = Frame(species=("Al", "As"), positions=np.array([[0, 0, 0], [0.3, 0.2, 0.1]]), cell=9 * np.eye(3))
+    instance = begun(lammps(), frame, tmp_path)
+    fix = EnthalpyFix(instance, Spring(), field=STATIC)
+    fix.commands("minimize 0 1e-8 100 1000")
+    positions, _ = unwrapped(instance)
+    assert positions[1] - positions[0] == pytest.approx(np.array(STATIC.vector) / 0.5, abs=1e-6)
+    assert fix.moment.polarization == pytest.approx(np.array(STATIC.vector) / 0.5, abs=1e-6)
+    assert instance.get_thermo("pe") == pytest.approx(-np.square(STATIC.vector).sum(), abs=1e-10)
+
+
+def test_ctrl_c_ends_the_run(network, frame, lammps, tmp_path):
+    def pressed(time):
+        if time >= 3.0:
+            signal.raise_signal(signal.SIGINT)
+        return np.array([0.0, 0.0, 0.01])
+
+    instance = begun(lammps(), frame, tmp_path)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        EnthalpyFix(instance, network, field=pressed).commands("fix move all nve\nthermo 1\nrun 100\nrun 100")
+    assert instance.extract_global("ntimestep") == 3
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_fault_ends_the_script(network, frame, lammps, tmp_path):
