@@ -43,6 +43,7 @@ FIX = "field"
 _FS_PER_PS = 1000.0
 _Periodic = tuple[bool, bool, bool]
 _NEUTRAL = 1e-6
+_SHEAR = 1e-9
 _VOIGT = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
 """xx, yy, zz, xy, xz, yz: the order of LAMMPS."""
 
@@ -123,8 +124,9 @@ class EnthalpyFix:
         self._symbols = _symbols_of_types(lammps, species)
         self._check_model()
         if not lammps.has_id("fix", name):
-            lammps.command(f"fix {name} all external pf/callback 1 1")
-        lammps.command(f"fix_modify {name} energy yes virial yes")  # LAMMPS leaves the virial out by default
+            attempt(lammps.command, f"fix {name} all external pf/callback 1 1")
+        # LAMMPS leaves the virial out by default.
+        attempt(lammps.command, f"fix_modify {name} energy yes virial yes")
         lammps.fix_external_set_vector_length(name, 6)
         lammps.set_fix_external_callback(name, self._called)
 
@@ -215,7 +217,15 @@ class EnthalpyFix:
 
     def _held(self, control: np.ndarray, cell: np.ndarray, start: np.ndarray) -> np.ndarray:
         """The field that fits what is held, V/A, (3,)."""
-        if self._hold == "field" or np.array_equal(cell, start) or not control.any():
+        if np.array_equal(cell, start) or not control.any():
+            return control
+        if self._hold == "field":
+            deformation = np.linalg.solve(start, cell)
+            if np.abs(deformation - np.diag(np.diag(deformation))).max() > _SHEAR:
+                raise LammpsError(
+                    "the box shears in a Cartesian field, which turns the crystal: LAMMPS has no such torque; hold the "
+                    "voltage, or let the lengths of the box move alone"
+                )
             return control
         if self._resumed:
             raise LammpsError(

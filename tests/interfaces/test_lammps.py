@@ -255,6 +255,9 @@ def test_a_restart_goes_on_as_if_nothing_had_happened(network, frame, lammps, tm
     for one, other in zip(unwrapped(first), unwrapped(second), strict=True):
         assert other == pytest.approx(one, abs=1e-11)
     assert again.moment.polarization == pytest.approx(fix.moment.polarization, abs=1e-10)
+    again.commands("reset_timestep 0 time 0\nrun 0")
+    assert again.moment.time == 0.0
+    assert again.moment.field == pytest.approx(OSCILLATING(0.0), abs=1e-15)
 
 
 def test_a_box_that_moves_after_a_restart_needs_to_know_where_it_began(network, frame, lammps, tmp_path):
@@ -267,6 +270,17 @@ def test_a_box_that_moves_after_a_restart_needs_to_know_where_it_began(network, 
     told = EnthalpyFix(begun(lammps(), frame, tmp_path), network, field=STATIC, start_cell=frame.cell)
     told.commands("reset_timestep 10\nchange_box all z scale 1.001 remap\nrun 0")
     assert told.moment.field[2] == pytest.approx(STATIC.vector[2] / 1.001, rel=1e-12)
+
+
+def test_a_box_that_shears_in_a_cartesian_field_is_refused(network, skew, lammps, tmp_path):
+    fix = EnthalpyFix(begun(lammps(), skew, tmp_path), network, field=STATIC, hold="field")
+    fix.commands(
+        "change_box all x scale 1.01 y scale 0.99 z scale 1.02 xy final $(1.01*xy) xz final $(1.01*xz) &\n"
+        "yz final $(0.99*yz) remap\nrun 0"
+    )
+    assert fix.moment.field.tolist() == list(STATIC.vector)
+    with pytest.raises(LammpsError, match="the box shears in a Cartesian field"):
+        fix.commands("change_box all xy delta 0.1 remap units box\nrun 0")
 
 
 def test_atoms_that_leave_and_free_surfaces(network, frame, lammps, tmp_path):
