@@ -79,8 +79,8 @@ def relax(
     if pressure and not relax_cell:
         raise ValueError("a pressure acts on a cell that is relaxed: set relax_cell, or leave the pressure out")
     atoms = frame.to_atoms()
-    held = {"field": field} if fixed == "field" else {"voltages": frame.cell @ np.array(field)}
-    atoms.calc = calculator = EnthalpyCalculator(model, **held)
+    voltages = None if fixed == "field" else frame.cell @ np.array(field)
+    atoms.calc = calculator = EnthalpyCalculator(model, field if voltages is None else None, voltages)
 
     # The filter's forces on the cell are V sigma / N, with the volume at the end: half leaves room for its change.
     bound = min(fmax, 0.5 * smax * frame.volume / len(frame)) if relax_cell else fmax
