@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 STAMP := $(VENV)/.installed
 RUN_ENV := OMP_NUM_THREADS=1
 
-.PHONY: install demo test test-all lint types format clean
+.PHONY: install demo test test-all docs lint types format clean
 
 install: $(STAMP)
 
@@ -33,6 +33,10 @@ test: install
 test-all: test lint types
 	$(RUN_ENV) $(BIN)/python -m pytest -q -m slow
 
+# Pages in site/, to be opened from the disk.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -45,4 +49,4 @@ format: install
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache site

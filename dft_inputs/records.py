@@ -207,8 +207,8 @@ class FieldPoint(Record):
         scf_iterations: iterations over all Berry cycles.
         seconds: wall time of the run.
         polarization_accuracy: how far P moved in the last SCF iteration, e A; None where there was no other.
-        magnetization, absolute_magnetization: total, and integral of its absolute value, Bohr magnetons; None without
-            spin polarization.
+        magnetization: of the cell, Bohr magnetons; None without spin polarization.
+        absolute_magnetization: integral of its absolute value, Bohr magnetons; None without spin polarization.
         rotated_from: the point it follows from by the symmetry of the crystal; no SCF was run for it.
     """
 
@@ -286,13 +286,18 @@ class Provenance(Record):
     """How a label was computed. Paths and parallelism are kept apart from what identifies it.
 
     Attributes:
-        code: ``pw.x``, ``vasp``, ...; with its version in ``code_version``.
+        code: ``pw.x``, ``abinit``, ``vasp``, ...; ``import`` where the label came from a file.
+        code_version: as the code prints it.
         protocol: name of the level of theory.
         inputs_hash: hash of everything that determines the numbers: resolved inputs, pseudopotentials, stencil.
         settings_hash: hash of the settings that the labels of a data set share: without mesh, stencil and files.
         kpoints: the mesh of this cell.
-        pseudopotentials: SHA-256 of the file of each element; ``pseudopotential_family`` is a hash over them.
-        scf_count, scf_iterations, seconds: the cost; ``seconds`` is wall time, ``cpu_seconds`` that of one rank.
+        pseudopotentials: SHA-256 of the file of each element.
+        pseudopotential_family: a hash over them.
+        scf_count: runs of the code that the label took.
+        scf_iterations: of all of them.
+        seconds: wall time, s.
+        cpu_seconds: processor time of one rank, s.
         directory: where the files lie, relative to the project.
     """
 

@@ -114,7 +114,8 @@ def responses_in_blocks(
         stress: also the stress.
         born: also Born effective charges and polarizability.
         block: atoms of a block; by default as many as fit the caches of a CPU or the free memory of a GPU.
-        directions, create_graph: as of ``compute_responses``.
+        directions: of the field, as of ``compute_responses``.
+        create_graph: as of ``compute_responses``.
 
     Raises:
         ValueError: a block of less than one atom.

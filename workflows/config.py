@@ -154,12 +154,13 @@ class ExplorationSection(Section):
     """Langevin dynamics that looks for frames the committee is unsure of.
 
     Attributes:
-        temperatures: each is run in each field.
-        fields: static fields, (3,) components each.
+        temperatures: K; each is run in each field.
+        fields: static fields, V/A, (3,) components each.
         replicas: copies of each run, with their own random numbers.
-        timestep, duration: of the dynamics.
+        timestep: of the dynamics, fs.
+        duration: of each run, fs.
         friction: 1/fs.
-        candidate_every: time between frames whose uncertainty is measured.
+        candidate_every: time between frames whose uncertainty is measured, fs.
         stop_ratio: a replica is stopped where the raw spread of its forces passes this many times their bound.
     """
 

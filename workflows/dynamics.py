@@ -38,7 +38,9 @@ class DynamicsMaker(Maker):
         temperatures: K.
         fields: static fields, V/A.
         replicas: copies of each run.
-        timestep, duration, candidate_every: fs.
+        timestep: fs.
+        duration: of each run, fs.
+        candidate_every: time between frames whose uncertainty is measured, fs.
         friction: 1/fs.
         stop_spread: a replica is stopped where the committee's spread of the force on any atom passes it, eV/A;
             None for never.

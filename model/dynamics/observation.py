@@ -51,7 +51,8 @@ class Progress:
     """How far a run is.
 
     Attributes:
-        step, steps: done, and in all.
+        step: steps that are done.
+        steps: of the run in all.
         active: replicas that go on.
         ns_per_day: of simulated time per replica.
         atom_steps_per_second: over the batch.

@@ -113,7 +113,8 @@ class Trajectory:
 
     Attributes:
         meta: what it is of.
-        segments, response_segments: files, or arrays in memory.
+        segments: of frames; files, or arrays in memory.
+        response_segments: of Born effective charges and polarizabilities, likewise.
         rows: of the series, see ``series``; a directory where they lie in a file.
     """
 
