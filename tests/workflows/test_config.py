@@ -98,8 +98,8 @@ def test_relative_paths_are_those_beside_the_file(tmp_path):
     """pw.x runs in directories of its own, so nothing may depend on the working directory."""
     folder = tmp_path / "a b"
     folder.mkdir()
-    text = DEMO.read_text().replace("command: pw.x", "command: ./bin/pw.x -nd 1")
-    (folder / "loop.yaml").write_text(text.replace("/usr/share/espresso/pseudo", "pseudo"))
+    text = DEMO.read_text().replace("command: pw.x", "command: ./bin/pw.x -nd 1\n    pseudo_dir: pseudo")
+    (folder / "loop.yaml").write_text(text)
     pw = load_config(folder / "loop.yaml").codes.pw
     assert pw.pseudo_dir == str(folder / "pseudo")
     assert shlex.split(pw.command) == [str(folder / "bin" / "pw.x"), "-nd", "1"]
