@@ -18,7 +18,8 @@ class LabelErrors(Record):
     """Root mean square errors by label, of one frame or pooled over many. A label missing on either side is None.
 
     Attributes:
-        frames: number of frames; ``atoms``: number of atoms, over all frames.
+        frames: number of frames.
+        atoms: number of atoms, over all frames.
         enthalpy: eV/atom.
         forces: over atoms and components, eV/A.
         polarization: over components, after folding to the closest branch, e A of the whole cell.

@@ -66,7 +66,12 @@ def nearest_contacts(frame: Frame, reach: float = 2.0) -> np.ndarray:
 
 
 def implausible(frame: Frame, rules: Plausibility) -> str | None:
-    """Why a frame is not worth a calculation, as one line; None for a plausible frame."""
+    """Why a frame is not worth a calculation, as one line; None for a plausible frame.
+
+    Args:
+        frame: the geometry.
+        rules: what counts as too close or too far.
+    """
     farthest = float(np.abs(frame.positions).max())
     if farthest > _FARTHEST:
         return f"exploded: an atom is {farthest:.1e} A from the origin"

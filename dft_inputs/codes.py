@@ -65,6 +65,10 @@ def name_of(settings: LevelOfTheory) -> str:
 def engine_for(settings: LevelOfTheory, code: Program) -> Engine:
     """The engine of these settings.
 
+    Args:
+        settings: the level of theory.
+        code: how the program is run here.
+
     Raises:
         ValueError: the two are of different codes.
     """

@@ -44,12 +44,23 @@ def closest_lattice_vector(vectors: np.ndarray, lattice: np.ndarray) -> np.ndarr
 
 
 def fold(difference: np.ndarray, lattice: np.ndarray) -> np.ndarray:
-    """A polarization difference on the branch where it is smallest, (..., 3)."""
+    """A polarization difference on the branch where it is smallest, (..., 3).
+
+    Args:
+        difference: e A, (..., 3).
+        lattice: rows span the lattice of quanta, e A, (3, 3).
+    """
     return np.asarray(difference, dtype=float) - closest_lattice_vector(difference, lattice)
 
 
 def nearest_branch(polarization: np.ndarray, reference: np.ndarray, lattice: np.ndarray) -> np.ndarray:
-    """The image of ``polarization`` closest to ``reference``, (..., 3)."""
+    """The image of ``polarization`` closest to ``reference``, (..., 3).
+
+    Args:
+        polarization: on any branch, e A, (..., 3).
+        reference: e A, (..., 3).
+        lattice: rows span the lattice of quanta, e A, (3, 3).
+    """
     return reference + fold(np.asarray(polarization) - reference, lattice)
 
 

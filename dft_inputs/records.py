@@ -343,7 +343,17 @@ class Proposal(Record):
 class LabelledFrame(StoredRecord):
     """A frame with its labels, or with the reason why it has none.
 
-    ``lower_orders`` holds the responses of every lower order that the field points of a higher one contain.
+    Attributes:
+        label_id: hash of the frame and of all that determines the label's numbers.
+        frame: the geometry.
+        status: ``done``, or ``failed`` with the reason in ``failure``.
+        failure: one line; None for a finished label.
+        response: the labels, those that there are.
+        field_points: the runs of the stencil, each with what it gave.
+        lower_orders: the responses of every lower order that the field points of a higher one contain.
+        proposal: where the frame came from.
+        provenance: how the label was computed.
+        quality: the checks of the label.
     """
 
     label_id: str

@@ -58,7 +58,14 @@ class CommitteePrediction:
 
 
 def load_committee(directories: Sequence[Path]) -> list[EnthalpyNetwork]:
-    """Read the members of a committee, onto the GPU where there is one."""
+    """Read the members of a committee, onto the GPU where there is one.
+
+    Args:
+        directories: of their models.
+
+    Raises:
+        ModelFileError: as of ``load_model``.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return [load_model(directory).to(device) for directory in directories]
 

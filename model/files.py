@@ -48,7 +48,10 @@ def save_model(model: EnthalpyNetwork, directory: Path, labels: LabelRange | Non
 
 
 def load_model(directory: Path | str) -> EnthalpyNetwork:
-    """Read a model written by ``save_model``.
+    """Read a model written by ``save_model``, onto the CPU.
+
+    Args:
+        directory: of its files.
 
     Raises:
         ModelFileError: files missing, of a newer format, or with weights that are not those of the config.
@@ -86,6 +89,9 @@ def load_model(directory: Path | str) -> EnthalpyNetwork:
 
 def read_label_range(directory: Path | str) -> LabelRange | None:
     """The range of the labels that a model was trained on; None where its files do not say.
+
+    Args:
+        directory: of the model.
 
     Raises:
         ModelFileError: no readable config.

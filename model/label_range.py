@@ -22,7 +22,11 @@ class LabelRange(BaseModel):
     largest_field: float = Field(default=0.0, ge=0)
 
     def joined(self, other: LabelRange | None) -> LabelRange:
-        """The range of both, as of a model that was trained further."""
+        """The range of both, as of a model that was trained further.
+
+        Args:
+            other: of the labels before; None where it is not known.
+        """
         return self if other is None else LabelRange(largest_field=max(self.largest_field, other.largest_field))
 
 

@@ -117,7 +117,13 @@ def unit_dipoles(frame: Frame, units: Units, atomic: np.ndarray, charges: np.nda
 
 
 def dipoles_of(model: LocalModel, frame: Frame, field: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Dipole p_i, e A, (N, 3), and reference charge, e, (N,), of each atom of a frame in a field (zero if None)."""
+    """Dipole p_i, e A, (N, 3), and reference charge, e, (N,), of each atom of a frame in a field (zero if None).
+
+    Args:
+        model: strictly local.
+        frame: the geometry.
+        field: V/A, (3,).
+    """
     graph = build_graph([frame], model.species, model.cutoff, field, model.dtype).to(model.device)
     charges = model.charges[graph.species]
     return atomic_dipoles(model, graph).cpu().double().numpy(), charges.detach().cpu().double().numpy()

@@ -82,7 +82,11 @@ def piezoelectric_tensor(model: EnthalpyModel, frame: Frame, *, relaxed: bool = 
 
 
 def voigt(tensor: np.ndarray) -> np.ndarray:
-    """The matrix e_aJ in C/m^2, (3, 6), strains xx, yy, zz, yz, xz, xy, of a tensor in e/A^2, (3, 3, 3)."""
+    """The matrix e_aJ in C/m^2, (3, 6), strains xx, yy, zz, yz, xz, xy, of a tensor in e/A^2, (3, 3, 3).
+
+    Args:
+        tensor: dP_a/d(strain_bc) over the volume, e/A^2, (3, 3, 3).
+    """
     columns = np.stack([tensor[:, b, c] for b, c in _VOIGT], axis=1)
     return columns * E_PER_SQUARE_ANGSTROM_IN_MICROCOULOMB_PER_SQUARE_CM / 100
 

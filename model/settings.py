@@ -152,7 +152,8 @@ class TrainingSettings(BaseModel):
         epochs: passes over the training frames.
         batch_size: frames per step, of all devices together.
         optimizer: ``soap`` (Adam in the eigenbasis of Shampoo's preconditioner, arXiv:2409.11321) or ``adam``.
-        learning_rate: at the start; falls to ``final_learning_rate`` along a cosine.
+        learning_rate: at the start, after the warm-up.
+        final_learning_rate: at the end; the rate falls to it along a cosine.
         warmup: share of the steps over which the learning rate rises from zero.
         ema_decay: of the moving average of the weights that is kept.
         gradient_clip: largest norm of the gradient, in units of its running mean.

@@ -45,7 +45,15 @@ _EVALUATED = 8
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A trained network (averaged weights), its learning curve and the RMSE by label on both sets."""
+    """A trained network (averaged weights), its learning curve and the RMSE by label on both sets.
+
+    Attributes:
+        model: with the averaged weights, or the best ones where training stopped early.
+        curve: a row for each epoch.
+        training: RMSE by label on the training frames, in the label's unit.
+        validation: the same on the validation frames; empty where there are none.
+        seconds: wall time of the training, over all its parts, s.
+    """
 
     model: EnthalpyNetwork
     curve: tuple[EpochRecord, ...]
@@ -55,7 +63,16 @@ class TrainingResult:
 
 
 def initial_network(config: NetworkConfig, frames: Sequence[LabelledFrame], seed: int) -> EnthalpyNetwork:
-    """A fresh network normalized to training frames: neighbours, activations, references by least squares."""
+    """A fresh network normalized to training frames: neighbours, activations, references by least squares.
+
+    Args:
+        config: the architecture.
+        frames: those it is to be trained on.
+        seed: of the weights.
+
+    Raises:
+        TrainingDataError: frames that cannot be trained on.
+    """
     check_frames(frames, "training", config.species, config.reference_charges)
     neighbours = mean_neighbours(frames, config.species, config.cutoff)
     config = config.model_copy(update={"neighbours": neighbours})
@@ -133,8 +150,18 @@ def train_committee(
     """Train networks of one architecture together, in place: one pass for all of them, the same frames in each step.
 
     Every network takes the steps that it would take alone with the same seed, up to rounding. With ``early_stop``,
-    training ends when the mean of their validations has not become better; each keeps its own best weights. Arguments
-    and errors are those of ``train``; ``progress`` is called with a row for each member.
+    training ends when the mean of their validations has not become better; each keeps its own best weights. Errors
+    are those of ``train``.
+
+    Args:
+        members: the start of each.
+        training: as of ``train``, like those that follow.
+        validation: frames that only judge; may be empty.
+        settings: how.
+        seed: order of the frames.
+        replay: frames of an earlier training set.
+        checkpoint: file to resume from where it exists, and to write to.
+        progress: called after every epoch with a row for each member.
 
     Raises:
         ValueError: no member, members of different architectures, or several that are to be compiled.

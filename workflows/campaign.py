@@ -211,6 +211,9 @@ def bind_store(store: JobStore, config: CampaignConfig) -> None:
 def read_store(path: Path) -> JobStore:
     """The connected store in a file, for reading only.
 
+    Args:
+        path: ``fieldloop.sqlite`` in the directory of a campaign.
+
     Raises:
         ConfigError: there is none yet.
         StoreError: not a store of fieldloop, or damaged.

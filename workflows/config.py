@@ -253,7 +253,14 @@ class SamplingConfig(ProjectConfig):
 
 
 def load_config(path: Path) -> CampaignConfig:
-    """Read a campaign file; see ``load_project``."""
+    """Read a campaign file; see ``load_project``.
+
+    Args:
+        path: the YAML; relative paths in it are taken from its folder.
+
+    Raises:
+        ConfigError: no such file, invalid YAML, unknown keys, wrong units or values; one line with the place.
+    """
     return load_project(path, CampaignConfig)
 
 

@@ -125,7 +125,13 @@ def lineage_of(
     models: Sequence[TrainedModel],
     chosen: Sequence[tuple[Frame, Proposal]] = (),
 ) -> Lineage:
-    """Nodes and edges from the records of labels, of models, and of frames that were chosen, labelled or not."""
+    """Nodes and edges from the records of labels, of models, and of frames that were chosen, labelled or not.
+
+    Args:
+        labels: of a store.
+        models: of a store.
+        chosen: frames with where they come from.
+    """
     nodes = _frames(labels, chosen) | {model.model_id: _model(model) for model in models}
     proposals = [(label.frame.frame_id, label.proposal) for label in labels]
     proposals += [(frame.frame_id, proposal) for frame, proposal in chosen]

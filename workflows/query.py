@@ -93,7 +93,8 @@ class Query(BaseModel):
         flags: checks that the label failed.
         generation: that the frame was proposed for.
         uncertainty: by label name, of the model that proposed the frame, in the label's unit.
-        code, protocol: of the provenance.
+        code: of the provenance: ``pw.x``, ``abinit``, ``vasp``, ``import``.
+        protocol: of the provenance.
         origin: where the frame came from: ``parent``, ``rattle``, ``dynamics``, ``import``, ...
         model: ``model_id`` of the model that proposed the frame.
         parent: ``frame_id`` of the frame that it was made from.

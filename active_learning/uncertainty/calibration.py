@@ -57,7 +57,11 @@ class LabelCalibration(BaseModel):
 
 
 class Calibration(BaseModel):
-    """Factors by label. A label that was never calibrated has the factor 1."""
+    """Factors by label. A label that was never calibrated has the factor 1.
+
+    Attributes:
+        labels: a calibration for each label that has one.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -117,8 +121,14 @@ def coverage(pairs: Sequence[Pair], level: float, calibration: Calibration | Non
     An rms over d components of a Gaussian with standard deviation s lies below s * sqrt(chi2_d(level) / d). For the
     per-atom labels d is that of one atom.
 
+    Args:
+        pairs: spread and honest error of labels.
+        level: the confidence, between 0 and 1.
+        calibration: factors on the spread; none where not given.
+
     Raises:
-        UncertaintyError: no pairs. ValueError: a level outside (0, 1).
+        UncertaintyError: no pairs.
+        ValueError: a level outside (0, 1).
     """
     if not 0 < level < 1:
         raise ValueError(f"a confidence level lies between 0 and 1, not {level}")

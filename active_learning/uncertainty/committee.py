@@ -74,6 +74,9 @@ class Spread:
 def committee_spread(committee: Committee) -> Spread:
     """The unbiased standard deviation over the members, reduced to one number a label.
 
+    Args:
+        committee: predictions of all members for one frame, in the units of the conventions.
+
     Raises:
         UncertaintyError: fewer than two members, members that disagree on nothing at all, NaN or infinite
             predictions, or arrays whose shapes do not fit together.

@@ -23,8 +23,8 @@ class PwCode(Program):
     Attributes:
         scratch_dir: fast local disk for wavefunctions; beside the inputs where None.
         scratch_quota: most bytes of wavefunctions a label may hold at a time; only the free space limits where None.
-        pseudo_dir: folder of the pseudopotential files; where not given that of the variable ``ESPRESSO_PSEUDO``, which is
-            Quantum ESPRESSO's own, else Debian's.
+        pseudo_dir: folder of the pseudopotential files; where not given that of the variable ``ESPRESSO_PSEUDO``
+            (Quantum ESPRESSO's own), else Debian's.
         pseudopotentials: file name by element, where the folder holds several.
     """
 

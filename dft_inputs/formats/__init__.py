@@ -143,6 +143,11 @@ def _with_conventions(key: str) -> str:
 def read_labels_or_stop(path: str | Path, convention: str, file_format: str | None = None) -> Iterator[LabelledFrame]:
     """Like ``read_labels``, but the first frame that cannot be read raises.
 
+    Args:
+        path: as of ``read_labels``.
+        convention: the name of a convention or of a DFT code.
+        file_format: of ``FORMATS``; from the name of the file where not given.
+
     Raises:
         ConventionError: also a malformed frame (when it is reached), by file and index.
     """

@@ -39,7 +39,11 @@ class FieldProtocol(Protocol):
 
 @dataclass(frozen=True, config=_CLOSED)
 class StaticField:
-    """E(t) = vector."""
+    """E(t) = vector.
+
+    Attributes:
+        vector: V/A.
+    """
 
     vector: FieldVector = (0.0, 0.0, 0.0)
     kind: Literal["static"] = "static"

@@ -177,6 +177,9 @@ class Trajectory:
 def read_trajectory(directory: Path | str) -> Trajectory:
     """Open the trajectory of a run, finished or not.
 
+    Args:
+        directory: that of ``run_dynamics``, or the folder ``trajectory`` of ``fieldloop md``.
+
     Raises:
         FileNotFoundError: the directory holds none.
         ValueError: its ``meta.json`` is not one of ours.

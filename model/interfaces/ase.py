@@ -286,6 +286,9 @@ def load_calculator(
 def read_field(field: Any) -> FieldProtocol:
     """A field as settings files spell it.
 
+    Args:
+        field: three numbers in V/A or texts with a unit, or a mapping with a ``kind``.
+
     Raises:
         ValueError: no such field; one line.
     """
