@@ -2,9 +2,23 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from fieldloop.dft_inputs.units import VACUUM_PERMITTIVITY
 
 DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_the_tutorial_ends_in_a_loop(page_runner):
+    """From a crystal to P(E), by DFT, training and dynamics: a line in a slow field, an ellipse in a fast one."""
+    assert page_runner.run(DOCS / "tutorial.md") == 12
+    names = page_runner.names
+    slow, fast = names["slow"], names["fast"]
+    assert np.corrcoef(*slow)[0, 1] > 0.95
+    # The crystal takes up work from the field, and most where it lags behind by a quarter of a period.
+    assert names["area"](*fast) > 3 * abs(names["area"](*slow))
+    assert 1 + names["slope"] / VACUUM_PERMITTIVITY > 3
+    assert (page_runner.folder / "loop.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(("page", "blocks"), [("lammps.md", 9), ("ase.md", 5), ("ipi.md", 1), ("atomate2.md", 2)])

@@ -33,7 +33,8 @@ def quoted(text: str) -> list[str]:
 
 
 def test_every_command_has_a_status():
-    words = {word for cell in quoted(section("Commands").split("\n\n")[1]) for word in cell.split()}
+    rows = "".join(line for line in section("Commands").splitlines() if line.startswith("| `fieldloop"))
+    words = {word for cell in quoted(rows) for word in cell.split()}
     command = typer.main.get_command(app)
     groups = {name: set(getattr(group, "commands", {})) for name, group in command.commands.items()}
     assert words - {"fieldloop", "--vasp"} == set(groups).union(*groups.values())
