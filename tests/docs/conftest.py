@@ -60,7 +60,7 @@ class PageRunner:
                 env={**os.environ, "PATH": path},
                 capture_output=True,
                 text=True,
-                timeout=300,
+                timeout=900,
                 check=False,
             )
             assert done.returncode == 0, f"{page.name}, line {block.line}:\n{done.stdout}\n{done.stderr}"
