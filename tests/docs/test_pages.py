@@ -14,9 +14,9 @@ def test_the_tutorial_ends_in_a_loop(page_runner):
     assert page_runner.run(DOCS / "tutorial.md") == 12
     names = page_runner.names
     slow, fast = names["slow"], names["fast"]
-    assert np.corrcoef(*slow)[0, 1] > 0.95
-    # The crystal takes up work from the field, and most where it lags behind by a quarter of a period.
-    assert names["area"](*fast) > 3 * abs(names["area"](*slow))
+    assert np.corrcoef(*slow)[0, 1] > 0.99
+    # The crystal takes up work from the field where it lags behind it.
+    assert names["area"](*fast) > 20 * abs(names["area"](*slow))
     assert 5 < 1 + names["slope"] / VACUUM_PERMITTIVITY < 9  # Z*^2/k adds 2 to the 5.4 of this mesh
     assert (page_runner.folder / "loop.png").stat().st_size > 10_000
 
