@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from .compiled import CompiledModel, few_sizes
 from .derivatives import Derivatives
-from .graph import Graph
+from .graph import Environments, Graph
 from .interface import EnthalpyModel, LocalModel
 from .responses import Responses, compute_responses
 
@@ -67,7 +67,9 @@ class BlockPlan:
         return f"{self.n_atoms:,} atoms in {self.n_blocks:,} blocks of {self.block:,}, {self.threads} at a time"
 
 
-def plan_blocks(model: EnthalpyModel, graph: Graph, *, born: bool = False, block: int | None = None) -> BlockPlan:
+def plan_blocks(
+    model: EnthalpyModel, graph: Graph | Environments, *, born: bool = False, block: int | None = None
+) -> BlockPlan:
     """Blocks that fit the caches of a CPU or the free memory of a GPU; one block for a model that is not local.
 
     Args:
@@ -81,8 +83,9 @@ def plan_blocks(model: EnthalpyModel, graph: Graph, *, born: bool = False, block
     """
     if block is not None and block < 1:
         raise ValueError(f"a block has one atom or more, not {block}")
+    n_atoms = graph.mask.shape[0]
     if not isinstance(model, LocalModel):
-        return BlockPlan(graph.n_atoms, max(graph.n_atoms, 1), 1)
+        return BlockPlan(n_atoms, max(n_atoms, 1), 1)
     on_cpu = graph.mask.device.type == "cpu"
     if block is None:
         edges = _CPU_EDGES if on_cpu else _free_edges(model, graph.mask.device, born)
@@ -90,7 +93,7 @@ def plan_blocks(model: EnthalpyModel, graph: Graph, *, born: bool = False, block
         if isinstance(model, CompiledModel):
             block = few_sizes(block)
     threads = torch.get_num_threads() if on_cpu else 1
-    return BlockPlan(graph.n_atoms, block, min(threads, -(-graph.n_atoms // block)))
+    return BlockPlan(n_atoms, block, min(threads, -(-n_atoms // block)))
 
 
 def responses_in_blocks(
@@ -129,9 +132,53 @@ def responses_in_blocks(
     if born and directions is None:
         directions = torch.eye(3, device=graph.positions.device)
     sums = _Sums(model, graph, stress, directions if born else None)
-    for block_of_atoms, part in _evaluated(model, graph, plan, directions if born else None, create_graph):
-        sums.add(block_of_atoms, part)
+
+    def environments_of(some: _Block) -> Environments:
+        return graph.environments_of(some.atoms, some.width, model.dtype)
+
+    blocks = _blocks(graph.mask, plan.block)
+    along = None if not born or directions is None else directions.to(graph.positions.device, model.dtype)
+    for some, part in _evaluated(model, blocks, environments_of, plan.threads, along, create_graph):
+        sums.add(some, part)
     return sums.responses()
+
+
+def derivatives_in_blocks(model: LocalModel, environments: Environments, *, block: int | None = None) -> Derivatives:
+    """Derivatives of the enthalpies of any number of atoms, without the reference charges.
+
+    Args:
+        model: strictly local.
+        environments: of n atoms, in any floating type, each in a field of its own.
+        block: as of ``responses_in_blocks``.
+
+    Returns:
+        float64, whatever the type of the model; zero by neighbours that are masked.
+
+    Raises:
+        ValueError: a block of less than one atom.
+    """
+    plan = plan_blocks(model, environments, block=block)
+    vectors = environments.vectors.double()
+    zeros = torch.zeros_like(vectors)
+    out = Derivatives(vectors, zeros.new_zeros(len(zeros)), zeros, torch.zeros_like(environments.field.double()))
+
+    def environments_of(some: _Block) -> Environments:
+        return replace(
+            environments,
+            vectors=environments.vectors[some.atoms, : some.width].to(model.dtype),
+            mask=environments.mask[some.atoms, : some.width],
+            species=environments.species[some.atoms],
+            neighbour_species=environments.neighbour_species[some.atoms, : some.width],
+            field=environments.field[environments.structure[some.atoms]].to(model.dtype),
+            structure=torch.arange(len(some.atoms), device=some.atoms.device),
+        )
+
+    blocks = _blocks(environments.mask, plan.block)
+    for some, part in _evaluated(model, blocks, environments_of, plan.threads):
+        out.enthalpy[some.atoms] = part.enthalpy.double()
+        out.by_vectors[some.atoms, : some.width] = part.by_vectors.double()
+        out.by_field[some.atoms] = part.by_field.double()
+    return out
 
 
 def _free_edges(model: LocalModel, device: torch.device, born: bool) -> int:
@@ -149,30 +196,32 @@ class _Block:
     width: int
 
 
-def _blocks(graph: Graph, size: int) -> list[_Block]:
+def _blocks(mask: Tensor, size: int) -> list[_Block]:
     """Atoms with as many neighbours together: padding would cost as much as neighbours do."""
-    columns = torch.arange(1, graph.mask.shape[1] + 1, device=graph.mask.device)
-    widths, atoms = (graph.mask * columns).amax(1).sort(stable=True)
+    columns = torch.arange(1, mask.shape[1] + 1, device=mask.device)
+    widths, atoms = (mask * columns).amax(1).sort(stable=True)
     largest = widths[size - 1 :: size].tolist() + widths[-1:].tolist()
     return [_Block(part, max(width, 1)) for part, width in zip(atoms.split(size), largest, strict=False)]
 
 
 def _evaluated(
-    model: LocalModel, graph: Graph, plan: BlockPlan, directions: Tensor | None, create_graph: bool
+    model: LocalModel,
+    blocks: list[_Block],
+    environments_of: Callable[[_Block], Environments],
+    threads: int,
+    along: Tensor | None = None,
+    create_graph: bool = False,
 ) -> Iterator[tuple[_Block, Derivatives]]:
     """Each block and its derivatives, in order."""
-    along = None if directions is None else directions.to(graph.positions.device, model.dtype)
 
     def one(block: _Block) -> Derivatives:
-        environments = graph.environments_of(block.atoms, block.width, model.dtype)
-        return model.derivatives(environments, along, create_graph=create_graph)
+        return model.derivatives(environments_of(block), along, create_graph=create_graph)
 
-    blocks = _blocks(graph, plan.block)
     _keep_freed_memory()
-    if plan.threads == 1:
+    if threads == 1:
         yield from ((block, one(block)) for block in blocks)
         return
-    with _one_thread_each(), ThreadPoolExecutor(plan.threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with _one_thread_each(), ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         if isinstance(model, CompiledModel):
             for block in blocks:
                 if model.is_new(len(block.atoms), block.width, along, create_graph):

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from ..dft_inputs.files import write_atomically
@@ -56,34 +56,55 @@ def load_model(directory: Path | str) -> EnthalpyNetwork:
     Raises:
         ModelFileError: files missing, of a newer format, or with weights that are not those of the config.
     """
-    directory = Path(directory)
+    return read_model(*model_bytes(directory), place=str(directory))
+
+
+def model_bytes(directory: Path | str) -> tuple[bytes, bytes]:
+    """The two files of a model as they are: config and weights.
+
+    Raises:
+        ModelFileError: files missing.
+    """
     try:
-        config = json.loads((directory / _CONFIG).read_text())
-        blob = (directory / _WEIGHTS).read_bytes()
-    except (OSError, ValueError) as error:
+        return (Path(directory) / _CONFIG).read_bytes(), (Path(directory) / _WEIGHTS).read_bytes()
+    except OSError as error:
         raise ModelFileError(f"no readable model in {directory}: {error}") from error
-    if not isinstance(config, dict):
-        raise ModelFileError(f"no readable model in {directory}: {_CONFIG} is no mapping")
-    if config.get("format_version") != FORMAT_VERSION:
+
+
+def read_model(config: bytes, weights: bytes, place: str) -> EnthalpyNetwork:
+    """A model from the bytes of its files.
+
+    Args:
+        config, weights: as of ``model_bytes``.
+        place: where they are from, for errors.
+
+    Raises:
+        ModelFileError: as of ``load_model``.
+    """
+    try:
+        found = json.loads(config)
+    except ValueError as error:
+        raise ModelFileError(f"no readable model in {place}: {error}") from error
+    if not isinstance(found, dict):
+        raise ModelFileError(f"no readable model in {place}: {_CONFIG} is no mapping")
+    if found.get("format_version") != FORMAT_VERSION:
         raise ModelFileError(
-            f"{directory} has model format {config.get('format_version')}, this version reads {FORMAT_VERSION}: "
+            f"{place} has model format {found.get('format_version')}, this version reads {FORMAT_VERSION}: "
             "update fieldloop"
         )
-    if hashlib.sha256(blob).hexdigest() != config.get("weights_sha256"):
-        raise ModelFileError(f"{directory}/{_WEIGHTS} is not the file its config was written for: restore both")
+    if hashlib.sha256(weights).hexdigest() != found.get("weights_sha256"):
+        raise ModelFileError(f"{place}/{_WEIGHTS} is not the file its config was written for: restore both")
     try:
-        network = NetworkConfig(**config["network"])
+        network = NetworkConfig(**found["network"])
     except (KeyError, TypeError, ValueError) as error:
-        raise ModelFileError(f"{directory}/{_CONFIG} was changed after it was written: restore it") from error
+        raise ModelFileError(f"{place}/{_CONFIG} was changed after it was written: restore it") from error
     model = EnthalpyNetwork(network)
     try:
-        model.load_state_dict(load_file(directory / _WEIGHTS))
+        model.load_state_dict(load(weights))
     except RuntimeError as error:
-        raise ModelFileError(
-            f"{directory}: weights do not fit the architecture: {str(error).splitlines()[0]}"
-        ) from error
-    if model_id(model) != config.get("model_id"):
-        raise ModelFileError(f"{directory}/{_CONFIG} was changed after it was written: restore it")
+        raise ModelFileError(f"{place}: weights do not fit the architecture: {str(error).splitlines()[0]}") from error
+    if model_id(model) != found.get("model_id"):
+        raise ModelFileError(f"{place}/{_CONFIG} was changed after it was written: restore it")
     return model
 
 

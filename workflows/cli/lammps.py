@@ -45,6 +45,14 @@ Log = Annotated[Path, typer.Option(help="Log of LAMMPS.")]
 BeyondRange = Annotated[
     bool, typer.Option("--beyond-range", help="Run also in fields that the labels of the model do not reach.")
 ]
+Trained = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="Folder of a model or of a training.", show_default=False)
+]
+Output = Annotated[Path, typer.Option("--output", "-o", help="The file; not .pt.")]
+ByEfield = Annotated[
+    bool, typer.Option("--charges-by-efield", help="The script has the 'fix efield' for the model's reference charges.")
+]
+Compile = Annotated[bool, typer.Option("--compile", help="Compile the derivatives at the start of a run.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results only, not what LAMMPS says.")]
 
 
@@ -103,3 +111,34 @@ def run(
         f"model {prepared.model_id}, step {last.step} at {last.time / 1000:g} ps: "
         f"U = {last.enthalpy:.6f} eV, P = {numbers} e A, E = {strength} MV/cm; log in {log}"
     )
+
+
+@app.command()
+@in_one_line
+def export(
+    model: Trained,
+    output: Output = Path("model.mliap"),
+    field: Field = None,
+    species: Species = None,
+    charges_by_efield: ByEfield = False,
+    compile_it: Compile = False,
+    beyond_range: BeyondRange = False,
+) -> None:
+    """Write a model for 'pair_style mliap unified' of a LAMMPS built with ML-IAP and PYTHON, and the lines it needs.
+
+    LAMMPS divides the system among its MPI ranks; the field is static. P and E(t) are with 'fieldloop lammps run'.
+
+    \b
+    Examples:
+      fieldloop lammps export trained -o alas.mliap
+      fieldloop lammps export trained -o alas.mliap --field "0 0 1 MV/cm" --species Al,As --charges-by-efield
+    """
+    from ..lammps_export import ExportRequest, export_model
+
+    refuse_place(output)
+    symbols = None if species is None else [symbol.strip() for symbol in species.split(",")]
+    done = export_model(ExportRequest(model, output, field, symbols, charges_by_efield, compile_it, beyond_range))
+    if done.warning:
+        complain(f"warning: {done.warning}")
+    typer.echo(f"{done.path} holds model {done.model_id}; in the script:")
+    typer.echo("\n".join(done.lines))
