@@ -21,6 +21,6 @@ def test_the_tutorial_ends_in_a_loop(page_runner):
     assert (page_runner.folder / "loop.png").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize(("page", "blocks"), [("lammps.md", 9), ("ase.md", 5), ("ipi.md", 1), ("atomate2.md", 2)])
+@pytest.mark.parametrize(("page", "blocks"), [("lammps.md", 10), ("ase.md", 5), ("ipi.md", 1), ("atomate2.md", 2)])
 def test_the_blocks_of_a_page_run(page_runner, page, blocks):
     assert page_runner.run(DOCS / page) == blocks

@@ -1,5 +1,6 @@
 """``fieldloop lammps run`` with a network trained on DFT, and the one line that each kind of bad input gets."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -170,3 +171,42 @@ def test_a_script_that_is_not_there(place):
     result = run("in.none", "-m", "trained")
     assert result.exit_code == 2
     assert "cannot read in.none" in result.output
+
+
+def export(*words):
+    return CliRunner().invoke(app, ["lammps", "export", *map(str, words)], env={"COLUMNS": "160"})
+
+
+def test_an_export_and_the_lines_that_use_it(place):
+    written = export("trained", "-o", "alas.mliap")
+    assert written.exit_code == 0, written.output
+    assert written.output.splitlines()[1:] == ["pair_style mliap unified alas.mliap 0", "pair_coeff * * Al As"]
+    words = ["--field", "0 0 1 MV/cm", "--species", "As,Al,As", "--charges-by-efield"]
+    written = export("trained", "-o", "alas.mliap", *words)
+    assert "warning" not in written.output
+    assert written.output.splitlines()[2:] == [
+        "pair_coeff * * As Al As",
+        "set type 1 charge -3",
+        "set type 2 charge 3",
+        "set type 3 charge -3",
+        "fix efield all efield 0 0 0.01",
+        "fix_modify efield energy yes virial yes",
+    ]
+    assert pickle.loads(Path("alas.mliap").read_bytes()).cutoff == 5.0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-o", "alas.pt"], "LAMMPS gives .pt to torch.load; name it alas.mliap"),
+        (["-o", "none/alas.mliap"], "cannot write none/alas.mliap"),
+        (["--field", "0 0 1 MV/cm"], "reference charges, on which the field acts by LAMMPS' 'fix efield'"),
+        (["--field", "0 0 2 MV/cm", "--charges-by-efield"], "train it on labels at such fields"),
+        (["--species", "Al,Ga"], "the model knows Al, As, not Ga"),
+    ],
+)
+def test_bad_exports(place, words, message):
+    result = export("trained", *words)
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())
+    assert not list(place.glob("*.mliap"))
