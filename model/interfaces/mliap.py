@@ -72,6 +72,8 @@ class PairData(Protocol):
 class PairEnthalpy:
     """What ``pair_style mliap unified`` calls; the names of its members are LAMMPS'.
 
+    LAMMPS looks at its members alone: it needs no base class of LAMMPS, and LAMMPS is not needed to make one.
+
     Args:
         model: strictly local; a ``CompiledModel`` too. It moves to the device of LAMMPS' arrays.
         field: static, V/A, (3,), along the axes of LAMMPS.
@@ -183,6 +185,24 @@ def read_mliap(settings: str, config: bytes, weights: bytes) -> PairEnthalpy:
     return PairEnthalpy(model, told.field, charges_by_efield=told.charges_by_efield)
 
 
+def efield_lines(model: LocalModel, species: Sequence[str], field: Sequence[float]) -> list[str]:
+    """Lines of a script, of ``atom_style charge``, by which the field acts on the reference charges.
+
+    Args:
+        model: the enthalpy.
+        species: of each atom type.
+        field: V/A, (3,).
+    """
+    if not any(field) or not bool(model.charges.any()):
+        return []
+    charges = dict(zip(model.species, model.charges.tolist(), strict=True))
+    return [
+        *(f"set type {kind} charge {_spelled(charges[symbol])}" for kind, symbol in enumerate(species, start=1)),
+        f"fix efield all efield {' '.join(map(_spelled, field))}",
+        "fix_modify efield energy yes virial yes",
+    ]
+
+
 class _Exported:
     """Pickles as a call of ``read_mliap``."""
 
@@ -266,23 +286,9 @@ def _checked(model: EnthalpyModel, field: Sequence[float], charges_by_efield: bo
     return model
 
 
-def efield_lines(model: LocalModel, species: Sequence[str], field: Sequence[float]) -> list[str]:
-    """Lines of a script, of ``atom_style charge``, by which the field acts on the reference charges.
-
-    Args:
-        model: the enthalpy.
-        species: of each atom type.
-        field: V/A, (3,).
-    """
-    if not any(field) or not bool(model.charges.any()):
-        return []
-    charges = dict(zip(model.species, model.charges.tolist(), strict=True))
-    vector = " ".join(f"{x:.17g}" for x in field)
-    return [
-        *(f"set type {kind} charge {charges[symbol]:.17g}" for kind, symbol in enumerate(species, start=1)),
-        f"fix efield all efield {vector}",
-        "fix_modify efield energy yes virial yes",
-    ]
+def _spelled(number: float) -> str:
+    """All its digits, and no more."""
+    return np.format_float_positional(number, trim="-")
 
 
 def _tensor(array: Any) -> Tensor:
