@@ -1,6 +1,6 @@
-# Two commands after `git clone`: `make demo` and `make test`.
-PYTHON ?= python3
-VENV := .venv
+# Two commands after `git clone`: `make demo` and `make test`. `make test PY=3.12` uses that Python, in an environment of its own.
+PYTHON ?= python$(or $(PY),3)
+VENV := .venv$(if $(PY),-$(PY))
 BIN := $(VENV)/bin
 TORCH_VERSION := 2.13.0
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
@@ -49,4 +49,4 @@ format: install
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache site
+	rm -rf .venv .venv-* build dist *.egg-info .pytest_cache .ruff_cache site

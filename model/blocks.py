@@ -23,7 +23,6 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from .compiled import CompiledModel, few_sizes
 from .derivatives import Derivatives
 from .graph import Environments, Graph
 from .interface import EnthalpyModel, LocalModel
@@ -86,14 +85,11 @@ def plan_blocks(
     n_atoms = graph.mask.shape[0]
     if not isinstance(model, LocalModel):
         return BlockPlan(n_atoms, max(n_atoms, 1), 1)
-    on_cpu = graph.mask.device.type == "cpu"
     if block is None:
-        edges = _CPU_EDGES if on_cpu else _free_edges(model, graph.mask.device, born)
-        block = max(edges // graph.mask.shape[1], 1)
-        if isinstance(model, CompiledModel):
-            block = few_sizes(block)
-    threads = torch.get_num_threads() if on_cpu else 1
-    return BlockPlan(n_atoms, block, min(threads, -(-n_atoms // block)))
+        edges = min(_edges(model, device, born) for device in model.devices)
+        share = -(-n_atoms // len(model.devices))
+        block = model.block_size(max(min(edges // graph.mask.shape[1], share), 1))
+    return BlockPlan(n_atoms, block, min(model.workers, -(-n_atoms // block)))
 
 
 def responses_in_blocks(
@@ -109,7 +105,7 @@ def responses_in_blocks(
     """What ``compute_responses`` gives, for a system of any size and for a compiled model.
 
     A system of one block, or a model that is not local, is given to ``compute_responses``, to the bit. Otherwise, and
-    from a ``CompiledModel``, the responses are float64.
+    from a model in programs, the responses are float64.
 
     Args:
         model: the enthalpy.
@@ -124,8 +120,7 @@ def responses_in_blocks(
         ValueError: a block of less than one atom.
     """
     plan = plan_blocks(model, graph, born=born, block=block)
-    whole = plan.n_blocks == 1 and not isinstance(model, CompiledModel)
-    if whole or not isinstance(model, LocalModel):
+    if not isinstance(model, LocalModel) or (plan.n_blocks == 1 and not model.in_programs):
         return compute_responses(
             model, graph, stress=stress, born=born, directions=directions, create_graph=create_graph
         )
@@ -181,8 +176,10 @@ def derivatives_in_blocks(model: LocalModel, environments: Environments, *, bloc
     return out
 
 
-def _free_edges(model: LocalModel, device: torch.device, born: bool) -> int:
-    """Edges whose evaluation fits the free memory of a GPU, what PyTorch has set aside included."""
+def _edges(model: LocalModel, device: torch.device, born: bool) -> int:
+    """Edges whose evaluation fits the caches of a CPU, or the free memory of a GPU with what PyTorch has set aside."""
+    if device.type == "cpu":
+        return _CPU_EDGES
     free, _ = torch.cuda.mem_get_info(device)
     free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return int(_SHARE * free / (model.floats_per_edge * model.dtype.itemsize * (_BORN if born else 1)))
@@ -222,10 +219,9 @@ def _evaluated(
         yield from ((block, one(block)) for block in blocks)
         return
     with _one_thread_each(), ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        if isinstance(model, CompiledModel):
-            for block in blocks:
-                if model.is_new(len(block.atoms), block.width, along, create_graph):
-                    pool.submit(one, block).result()
+        for block in blocks:
+            if model.is_new(len(block.atoms), block.width, along, create_graph):
+                pool.submit(model.prepare, environments_of(block), along, create_graph).result()
         yield from zip(blocks, pool.map(one, blocks), strict=True)
 
 

@@ -87,14 +87,29 @@ class CompiledModel(LocalModel):
         """Programs there are."""
         return sum(program is not None for program in self._programs.values())
 
+    @property
+    def in_programs(self) -> bool:
+        """Yes."""
+        return True
+
+    def block_size(self, atoms: int) -> int:
+        """A size that programs are made for."""
+        return few_sizes(atoms)
+
     def local_enthalpy(self, environments: Environments) -> Tensor:
         """The model's own, not compiled."""
         return self.model.local_enthalpy(environments)
 
     def is_new(self, atoms: int, columns: int, directions: Tensor | None, create_graph: bool) -> bool:
-        """Will derivatives of such a block be traced first? No program may run meanwhile in another thread."""
+        """Will such a block be traced first? No program may run meanwhile in another thread."""
         shape = self._shape(atoms, columns, directions, create_graph)
         return shape not in self._programs and len(self._programs) < MOST_PROGRAMS
+
+    def prepare(self, environments: Environments, directions: Tensor | None, create_graph: bool) -> None:
+        """Make the program."""
+        atoms, columns = environments.mask.shape
+        shape = self._shape(atoms, columns, directions, create_graph)
+        self._program(shape, _padded(environments, shape.atoms, shape.columns), directions)
 
     def derivatives(
         self, environments: Environments, directions: Tensor | None = None, *, create_graph: bool = False

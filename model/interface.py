@@ -47,9 +47,35 @@ class LocalModel(EnthalpyModel):
     charges: Tensor
 
     @property
+    def in_programs(self) -> bool:
+        """Are derivatives taken by programs, which a system of a single block has to go through as well?"""
+        return False
+
+    @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """Where blocks of a system are evaluated."""
+        return (self.device,)
+
+    @property
+    def workers(self) -> int:
+        """Blocks of a system that may be at work at a time, each in a thread."""
+        return torch.get_num_threads() if self.device.type == "cpu" else 1
+
+    @property
     def floats_per_edge(self) -> int:
         """About how many numbers an evaluation of U, F and P holds for each edge: blocks are sized by it."""
         return 8192
+
+    def block_size(self, atoms: int) -> int:
+        """The size of blocks to use where so many atoms would fit."""
+        return atoms
+
+    def is_new(self, atoms: int, columns: int, directions: Tensor | None, create_graph: bool) -> bool:
+        """Must ``prepare`` be called for such a block, while no other thread evaluates, before ``derivatives``?"""
+        return False
+
+    def prepare(self, environments: Environments, directions: Tensor | None, create_graph: bool) -> None:
+        """Do what is done once for blocks of this size."""
 
     @abstractmethod
     def local_enthalpy(self, environments: Environments) -> Tensor:
