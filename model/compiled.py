@@ -20,7 +20,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from .derivatives import Derivatives, differentiate
 from .graph import Environments
-from .interface import LocalModel
+from .interface import EnthalpyModel, LocalModel
 
 MOST_PROGRAMS = 12
 """Shapes that are compiled, or tried; each takes from seconds to minutes."""
@@ -71,6 +71,11 @@ class CompiledModel(LocalModel):
         super().__setstate__(state)
         self._programs = {}
         self._one_at_a_time = threading.Lock()
+
+    @property
+    def plain(self) -> EnthalpyModel:
+        """The model that is compiled."""
+        return self.model.plain
 
     @property
     def charges(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]

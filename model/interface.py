@@ -27,6 +27,11 @@ class EnthalpyModel(nn.Module, ABC):
         """Electric enthalpy of each structure, eV, (B,)."""
 
     @property
+    def plain(self) -> EnthalpyModel:
+        """The model itself, where this one evaluates another by other means."""
+        return self
+
+    @property
     def dtype(self) -> torch.dtype:
         """Floating type of the parameters."""
         return next((p.dtype for p in (*self.parameters(), *self.buffers()) if p.is_floating_point()), torch.float64)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .derivatives import Derivatives
 from .graph import Environments
-from .interface import LocalModel
+from .interface import EnthalpyModel, LocalModel
 
 _Tensors = TypeVar("_Tensors", Environments, Derivatives)
 
@@ -42,6 +42,11 @@ class SpreadModel(LocalModel):
         self._free: SimpleQueue[LocalModel] = SimpleQueue()
         for one in self._locals:
             self._free.put(one)
+
+    @property
+    def plain(self) -> EnthalpyModel:
+        """The first copy."""
+        return self._first.plain
 
     @property
     def devices(self) -> tuple[torch.device, ...]:

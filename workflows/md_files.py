@@ -50,6 +50,8 @@ class MdSection(Section):
         uncertainty: bounds on the uncertainty of a committee.
         compile: compile the derivatives of the driving model (``CompiledModel``), which takes a minute or more at the
             start.
+        devices: what PyTorch calls them, such as ``cuda:0`` and ``cuda:1``, to share the replicas, or the atoms of a
+            large system; the GPU where there is one, else the CPU by default.
     """
 
     dynamics: DynamicsSettings
@@ -58,11 +60,13 @@ class MdSection(Section):
     expansion: Expansion = "full"
     uncertainty: WatchSettings = WatchSettings()
     compile: bool = False
+    devices: tuple[str, ...] = ()
 
     @model_validator(mode="after")
-    def _compiled_in_full(self) -> MdSection:
-        if self.compile and self.expansion != "full":
-            raise ValueError(f"compile: true is for the full model, not for expansion: {self.expansion}")
+    def _full_model(self) -> MdSection:
+        for key, value in (("compile: true", self.compile), ("devices", self.devices)):
+            if value and self.expansion != "full":
+                raise ValueError(f"{key} is for the full model, not for expansion: {self.expansion}")
         return self
 
     @property
@@ -202,12 +206,21 @@ def run_md(
 
 
 def driving(model: EnthalpyNetwork, section: MdSection) -> EnthalpyModel:
-    """The model, compiled or not, or its expansion about zero field."""
+    """The model, compiled or not and on how many devices, or its expansion about zero field.
+
+    Raises:
+        ConfigError: a device that cannot be used.
+    """
     from ..model.compiled import CompiledModel  # noqa: PLC0415
     from ..model.expansions import FirstOrderExpansion, QuadraticExpansion  # noqa: PLC0415
+    from ..model.spread import SpreadModel  # noqa: PLC0415
 
     if section.expansion == "full":
-        return CompiledModel(model) if section.compile else model
+        driver = CompiledModel(model) if section.compile else model
+        try:
+            return SpreadModel(driver, section.devices) if section.devices else driver
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
     return QuadraticExpansion(model) if section.expansion == "quadratic" else FirstOrderExpansion(model)
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from ..compiled import CompiledModel
 from ..interface import EnthalpyModel
 from .settings import DynamicsSettings
 from .trajectory import TrajectoryMeta, read_meta
@@ -15,8 +14,7 @@ from .trajectory import TrajectoryMeta, read_meta
 
 def model_digest(model: EnthalpyModel) -> str:
     """SHA-256 of a model's kind, species, cutoff, ``config`` (where it has one) and weights."""
-    if isinstance(model, CompiledModel):
-        return model_digest(model.model)
+    model = model.plain
     config = getattr(model, "config", None)
     digest = hashlib.sha256(repr((type(model).__name__, model.species, model.cutoff, config)).encode())
     for name, tensor in sorted(model.state_dict().items()):

@@ -120,7 +120,7 @@ def _what(prepared: PreparedRun) -> str:
         + ("" if section.expansion == "full" else f", {section.expansion}")
         + (", compiled" if section.compile else ""),
         f"{section.dynamics.ensemble}, {section.dynamics.steps} steps of {section.dynamics.timestep:g} fs",
-        f"on {prepared.model.device.type}",
+        "on " + (", ".join(section.devices) or prepared.model.device.type),
     ]
     return "; ".join(parts)
 

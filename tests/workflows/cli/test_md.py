@@ -92,6 +92,16 @@ def test_a_compiled_model_runs_as_the_model_does(crystal, models, tmp_path, monk
     assert "compile: true is for the full model, not for expansion: quadratic" in refused.output
 
 
+def test_devices_share_a_run_that_goes_on_with_others(crystal, models, tmp_path):
+    words = (models[0], "-x", crystal, "-o", tmp_path / "out", "--set", "replicas=2", "-q")
+    shared = run(*words, "--set", "dynamics.steps=2", "--set", "devices=[cpu, cpu]")
+    assert shared.exit_code == 0 and "on cpu, cpu" in shared.stdout, shared.output
+    assert run(*words, "--set", "dynamics.steps=4").exit_code == 0
+    assert len(read_trajectory(tmp_path / "out" / "trajectory").series(1).enthalpy) == 5
+    refused = run(*words, "-o", tmp_path / "none", "--set", STEPS, "--set", "devices=[cuda:77]")
+    assert refused.exit_code == 2 and "devices: cuda:77 cannot be used" in refused.output
+
+
 def test_uncertain_frames_come_out_in_the_form_that_a_selection_takes(crystal, models, tmp_path):
     words = (*models, "-x", crystal, "-o", tmp_path, "--set", "dynamics.observe_every=3", "--set", STEPS)
     words = (*words, "--set", "dynamics.fields=[[0, 0, 0.005]]", "--set", "dynamics.temperatures=600")
