@@ -3,21 +3,22 @@
 The derivatives of the atoms of a block are traced with ``make_fx``, which leaves no backward pass in them, and compiled
 by ``torch.compile``; where they are differentiated once more, by the weights, that pass is compiled as well. A program
 is made for each shape, so atoms and neighbours are padded to few ones; what comes in more shapes than that, and what
-fails to compile, is evaluated as without it.
+fails to compile, is evaluated as without it. On a GPU small blocks are replayed as CUDA graphs.
 """
 
 from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from .cuda_graphs import LARGEST, GraphedProgram, Program
 from .derivatives import Derivatives, differentiate
 from .graph import Environments
 from .interface import EnthalpyModel, LocalModel
@@ -27,7 +28,6 @@ MOST_PROGRAMS = 12
 _COLUMNS = 8
 """Neighbours are padded to multiples of it, atoms to eight sizes in each factor of two."""
 
-_Program = Callable[..., list[Tensor]]
 _INPUTS = ("vectors", "mask", "species", "neighbour_species", "field")
 
 
@@ -59,7 +59,7 @@ class CompiledModel(LocalModel):
         self.model = model
         self.species, self.cutoff = model.species, model.cutoff
         self._backend = backend
-        self._programs: dict[_Shape, _Program | None] = {}
+        self._programs: dict[_Shape, Program | None] = {}
         self._one_at_a_time = threading.Lock()
 
     def __getstate__(self) -> dict[str, object]:
@@ -133,7 +133,7 @@ class CompiledModel(LocalModel):
             return out
         return replace(out, mixed=second[0][:atoms, :, :columns], by_field_twice=second[1][:atoms])
 
-    def _arguments(self, padded: Environments, directions: Tensor | None) -> tuple[object, ...]:
+    def _arguments(self, padded: Environments, directions: Tensor | None) -> tuple[Any, ...]:
         state = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
         return state, directions, *(getattr(padded, name) for name in _INPUTS)
 
@@ -148,7 +148,7 @@ class CompiledModel(LocalModel):
             threads=torch.get_num_threads(),
         )
 
-    def _program(self, shape: _Shape, padded: Environments, directions: Tensor | None) -> _Program | None:
+    def _program(self, shape: _Shape, padded: Environments, directions: Tensor | None) -> Program | None:
         """The program for a shape; None where there is none."""
         with self._one_at_a_time:
             if shape not in self._programs and len(self._programs) < MOST_PROGRAMS:
@@ -160,7 +160,7 @@ class CompiledModel(LocalModel):
                     warnings.warn(f"no more than {MOST_PROGRAMS} sizes of blocks are compiled", stacklevel=2)
             return self._programs.get(shape)
 
-    def _compile(self, shape: _Shape, arguments: tuple[object, ...]) -> _Program | None:
+    def _compile(self, shape: _Shape, arguments: tuple[Any, ...]) -> Program | None:
         """Trace, compile and try."""
         trained = [p for p in self.model.parameters() if p.requires_grad]
         try:
@@ -170,12 +170,14 @@ class CompiledModel(LocalModel):
                 node.replace_all_uses_with(node.args[0])
             traced.graph.eliminate_dead_code()
             traced.recompile()
-            program: _Program = torch.compile(traced, dynamic=False, backend=self._backend)
+            program: Program = torch.compile(traced, dynamic=False, backend=self._backend)
             with torch.set_grad_enabled(shape.create_graph):
                 out = program(*arguments)
                 if shape.create_graph and trained:
                     total = torch.stack([one.sum() for one in out]).sum()
                     torch.autograd.grad(total, trained, allow_unused=True)
+                elif shape.device.type == "cuda" and shape.atoms * shape.columns <= LARGEST:
+                    program = GraphedProgram(program, *arguments)
         except Exception as error:
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             warnings.warn(f"the model is not compiled, and slower for it: {reason}", stacklevel=2)
@@ -200,7 +202,7 @@ class _LocalEnthalpy(nn.Module):
         return self.model.local_enthalpy(environments)
 
 
-def _derivatives_of(model: LocalModel, create_graph: bool) -> _Program:
+def _derivatives_of(model: LocalModel, create_graph: bool) -> Program:
     """Derivatives as a function of tensors alone."""
     module = _LocalEnthalpy(model)
 
