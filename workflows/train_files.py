@@ -6,6 +6,7 @@ goes on with it; another one is refused.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -117,13 +118,18 @@ class PreparedTraining:
         """The record of this training where it was done before.
 
         Raises:
-            ConfigError: the folder holds another training.
+            ConfigError: the folder holds another training, or damaged files.
         """
         out = self.request.out
-        if (out / REQUEST).is_file() and yaml.safe_load((out / REQUEST).read_text()).get("key") != self.key:
+        kept, record = out / REQUEST, out / RECORD
+        try:
+            key = json.loads(kept.read_text())["key"] if kept.is_file() else self.key
+            done = TrainedModel.model_validate_json(record.read_text()) if record.is_file() else None
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"{out} holds a damaged {REQUEST} or {RECORD}: name another folder") from error
+        if key != self.key:
             raise ConfigError(f"{out} holds a training of other frames or settings: name another folder")
-        record = out / RECORD
-        return TrainedModel.model_validate_json(record.read_text()) if record.is_file() else None
+        return done
 
 
 def read_section(path: Path | None, changes: Sequence[str] = ()) -> TrainSection:

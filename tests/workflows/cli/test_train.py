@@ -75,6 +75,19 @@ def test_the_same_command_finds_it_and_another_is_refused(trained):
     assert "holds a training of other frames or settings: name another folder" in other.output
 
 
+@pytest.mark.parametrize("text", ["", "{}", '{"key": "cut of'], ids=["empty", "no key", "cut off"])
+def test_a_damaged_folder_is_named(trained, text):
+    out, words, _ = trained
+    request = out / "request.json"
+    kept = request.read_text()
+    request.write_text(text)
+    try:
+        result = run(*words)
+    finally:
+        request.write_text(kept)
+    assert result.exit_code == 2 and "holds a damaged request.json" in result.output
+
+
 def test_fine_tuning_replays_the_frames_of_the_model(trained, tmp_path):
     out, _, _ = trained
     frames = list(read_labels_or_stop(FRAMES, "allegro-pol"))
