@@ -115,6 +115,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="results; other sets that it holds are kept, cards go beside it")
     parser.add_argument("--work", type=Path, default=Path("accuracy_runs"), help="folder of checkpoints and models")
     parser.add_argument("--evaluate", type=Path, metavar="MODEL", help="judge this model only")
+    parser.add_argument("--change", action="append", default=[], metavar="KEY=VALUE", help="of the settings, repeatable")
     parser.add_argument("--quick", action="store_true", help="eight frames, under a minute")
     arguments = parser.parse_args()
     arguments.sets = arguments.sets or ["SiO2", "BaTiO3"]
@@ -146,11 +147,11 @@ def one(data: DataSet, arguments: argparse.Namespace) -> dict:
     judges = "every 5" if data.judges is None else str(find(arguments.data, data.judges))
     settings = _HERE / "accuracy" / f"{data.settings}.yaml"
     out = arguments.work / data.name
-    request = TrainRequest(source, out, read_section(settings), judges)
+    request = TrainRequest(source, out, read_section(settings, arguments.change), judges)
     if arguments.evaluate is not None:
         return evaluated(request, arguments.evaluate)
     epochs = schedule(request, arguments.hours * 3600 * data.share)
-    section = read_section(settings, [f"training.epochs={epochs}"])
+    section = read_section(settings, [*arguments.change, f"training.epochs={epochs}"])
     result = trained(data, TrainRequest(source, out, section, judges))
     if arguments.json is not None:
         keep_model(data, out, arguments.json.parent, result)

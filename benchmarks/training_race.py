@@ -38,6 +38,8 @@ def ours(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
     result = work / "ours.json"
     budget = ["--quick"] if arguments.quick else ["--data", str(arguments.data), "--hours", str(arguments.hours)]
     command = [sys.executable, str(HERE / "accuracy.py"), "--set", "SiO2", *budget, "--json", str(result)]
+    for name in ("cutoff", "l_max", "layers", "scalars", "tensors", "radial"):
+        command += ["--change", f"network.{name}={SETTINGS[name]}"]
     subprocess.run([*command, "--threads", str(arguments.threads), "--work", str(work / "run")], check=True)
     found = json.loads(result.read_text())["SiO2"]
     return {
