@@ -115,7 +115,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="results; other sets that it holds are kept, cards go beside it")
     parser.add_argument("--work", type=Path, default=Path("accuracy_runs"), help="folder of checkpoints and models")
     parser.add_argument("--evaluate", type=Path, metavar="MODEL", help="judge this model only")
-    parser.add_argument("--change", action="append", default=[], metavar="KEY=VALUE", help="of the settings, repeatable")
+    parser.add_argument("--change", action="append", default=[], metavar="KEY=VALUE", help="of the settings")
     parser.add_argument("--quick", action="store_true", help="eight frames, under a minute")
     arguments = parser.parse_args()
     arguments.sets = arguments.sets or ["SiO2", "BaTiO3"]
