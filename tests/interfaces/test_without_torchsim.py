@@ -7,6 +7,8 @@ import pytest
 
 
 def test_the_adapter_says_what_to_install(monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("torch_sim.")]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "torch_sim", None)
     monkeypatch.delitem(sys.modules, "fieldloop.model.interfaces.torchsim", raising=False)
     importlib.import_module("fieldloop.model.interfaces.ase")
