@@ -6,7 +6,7 @@ and q_i the reference charges,
     F_j = sum_i (du_j/dv_ji - du_i/dv_ij) + q_j E,  P = -sum_i du_i/dE + sum_i q_i r_i,
     V sigma = sum_ij du_i/dv_ij v_ij^T - sum_i q_i E r_i^T (symmetrized),
 
-and Z* and alpha are one more derivative of the same. Sums run in float64, in the order of the blocks, so they do not
+and Z* and alpha are one more derivative of the same. A long-range part, which has no field, is added as a whole. Sums run in float64, in the order of the blocks, so they do not
 depend on the number of threads.
 """
 
@@ -26,7 +26,7 @@ from torch import Tensor
 from .derivatives import Derivatives
 from .graph import Environments, Graph
 from .interface import EnthalpyModel, LocalModel
-from .responses import Responses, compute_responses
+from .responses import Responses, compute_responses, strained
 
 _CPU_EDGES = 48 * 48
 """Of a block on a CPU: its arrays stay in the caches, its operations are long beside their overhead."""
@@ -259,9 +259,24 @@ class _Sums:
         self.virial = self.born = self.alpha = None
         if stress:
             self.virial = -graph.sum_structures(charges[:, None, None] * field[:, :, None] * positions[:, None])
+        if not model.strictly_local:
+            self._add_long_range(model)
         if directions is not None:
             self.born = charges[:, None, None] * directions.to(positions)
             self.alpha = positions.new_zeros((graph.n_structures, *directions.shape))
+
+    def _add_long_range(self, model: LocalModel) -> None:
+        """Enthalpy, forces and virial of the part that has no blocks."""
+        graph = self.graph
+        positions = graph.positions.detach().double().requires_grad_()
+        strain = graph.cell.new_zeros(graph.cell.shape, dtype=torch.float64).requires_grad_()
+        with torch.enable_grad():
+            enthalpy = model.long_range(strained(graph.replace(positions=positions, cell=graph.cell.double()), strain))
+            by_positions, by_strain = torch.autograd.grad(enthalpy.sum(), (positions, strain))
+        self.enthalpy = self.enthalpy + enthalpy.detach()
+        self.forces = self.forces - by_positions
+        if self.virial is not None:
+            self.virial = self.virial + by_strain
 
     def add(self, block: _Block, part: Derivatives) -> None:
         """Add a block."""

@@ -20,7 +20,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from .cuda_graphs import LARGEST, GraphedProgram, Program
 from .derivatives import Derivatives, differentiate
-from .graph import Environments
+from .graph import Environments, Graph
 from .interface import EnthalpyModel, LocalModel
 
 MOST_PROGRAMS = 12
@@ -81,6 +81,15 @@ class CompiledModel(LocalModel):
     def charges(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Those of the model."""
         return self.model.charges
+
+    @property
+    def strictly_local(self) -> bool:
+        """As of the model."""
+        return self.model.strictly_local
+
+    def long_range(self, graph: Graph) -> Tensor:
+        """The model's own, not compiled."""
+        return self.model.long_range(graph)
 
     @property
     def floats_per_edge(self) -> int:

@@ -1,4 +1,4 @@
-"""Labelled frames as tensors: batches with masks, and least-squares references."""
+"""Labelled frames as tensors: batches with masks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..dft_inputs.polarization import closest_lattice_vector
-from ..dft_inputs.records import LABELS, ElectricResponse, LabelledFrame
+from ..dft_inputs.records import LABELS, LabelledFrame
 from .examples import Example
 from .graph import Graph, build_graph
 from .network import EnthalpyNetwork
@@ -128,57 +128,10 @@ def branch_shift(predicted: Tensor, batch: LabelledBatch) -> Tensor:
     return torch.tensor(shift, dtype=predicted.dtype, device=predicted.device)
 
 
-def fit_references(model: EnthalpyNetwork, frames: Sequence[LabelledFrame]) -> None:
-    """Set the model's references from training frames by least squares.
-
-    Energy per species from the enthalpies, on-site polarizability per species from the traces of alpha, the energy
-    scale from the forces. Minimum-norm solutions serve where the composition does not vary.
-
-    Raises:
-        ValueError: no frame has an enthalpy or forces.
-    """
-    counts = np.array([[item.frame.species.count(s) for s in model.species] for item in frames], dtype=float)
-    responses = [item.response for item in frames]
-    energies = [(c, _at_zero_field(r)) for c, r in zip(counts, responses, strict=True) if r.enthalpy is not None]
-    alphas = [
-        (c, np.trace(r.polarizability) / 3)
-        for c, r in zip(counts, responses, strict=True)
-        if r.polarizability is not None
-    ]
-    forces = [np.square(r.forces).mean() for r in responses if r.forces is not None]
-    if not energies and not forces:
-        raise ValueError("no training frame has an enthalpy or forces: nothing to fit")
-    with torch.no_grad():
-        if energies:
-            model.energy_reference.copy_(_least_squares(energies))
-        if alphas:
-            model.polarizability_reference.copy_(_least_squares(alphas))
-        if forces:
-            model.energy_scale.fill_(max(float(np.sqrt(np.mean(forces))), 0.1))
-
-
-def _at_zero_field(response: ElectricResponse) -> float:
-    """The enthalpy less its field terms, as far as P and alpha tell them: U(0) = U + E.P - 1/2 E.alpha.E.
-
-    On any branch of P, as enthalpy and P move together.
-    """
-    field, energy = response.field, float(response.enthalpy or 0.0)
-    if response.polarization is not None:
-        energy += float(field @ response.polarization)
-        if response.polarizability is not None:
-            energy -= 0.5 * float(field @ response.polarizability @ field)
-    return energy
-
-
 def mean_neighbours(frames: Sequence[LabelledFrame], species: Sequence[str], cutoff: float) -> float:
     """Mean number of neighbours per atom within the cutoff, the network's normalization."""
     graph = build_graph([item.frame for item in frames], species, cutoff)
     return max(1.0, float(graph.mask.sum() / graph.n_atoms))
-
-
-def _least_squares(pairs: Sequence[tuple[np.ndarray, float]]) -> Tensor:
-    counts, values = np.array([c for c, _ in pairs]), np.array([v for _, v in pairs])
-    return torch.tensor(np.linalg.lstsq(counts, values, rcond=None)[0])
 
 
 def _check_neutral(graph: Graph, model: EnthalpyNetwork, frames: Sequence[LabelledFrame | Example]) -> None:

@@ -43,13 +43,22 @@ class EnthalpyModel(nn.Module, ABC):
 
 
 class LocalModel(EnthalpyModel):
-    """A strictly local enthalpy, U = sum_i u(environment of i, E) - E . sum_i q_i r_i.
+    """A local enthalpy, U = sum_i u(environment of i, E) - E . sum_i q_i r_i, and beside it U_long(R, h) on request.
 
     Attributes:
         charges: reference charge of each species, e, (S,).
     """
 
     charges: Tensor
+
+    @property
+    def strictly_local(self) -> bool:
+        """Is there no long-range part?"""
+        return True
+
+    def long_range(self, graph: Graph) -> Tensor:
+        """The part that environments do not tell, eV, (B,); it does not depend on the field."""
+        return graph.cell.new_zeros(graph.n_structures)
 
     @property
     def in_programs(self) -> bool:
@@ -94,6 +103,11 @@ class LocalModel(EnthalpyModel):
 
     def forward(self, graph: Graph) -> Tensor:
         """Electric enthalpy of each structure, eV, (B,)."""
+        enthalpy = self.local_part(graph)
+        return enthalpy if self.strictly_local else enthalpy + self.long_range(graph)
+
+    def local_part(self, graph: Graph) -> Tensor:
+        """The enthalpy without its long-range part, eV, (B,)."""
         charge_dipole = graph.sum_structures(self.charges[graph.species, None] * graph.positions)
         local = self.local_enthalpy(graph.environments(self.dtype)).to(graph.positions.dtype)
         return graph.sum_structures(local) - (graph.field * charge_dipole).sum(-1)

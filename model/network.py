@@ -1,6 +1,7 @@
 """The enthalpy network: strictly local, E(3)-equivariant, with the electric field in every layer's environment.
 
 U(R, h, E) = sum_i [ e_ref(s_i) - 1/2 a_ref(s_i) E^2 + sum_j e_net(ij) + e_rep(ij) ] - E . sum_i q_i r_i
+             + on request: sum_i u_ref(pairs and triples of i) + U_long(R, h)
 
 Edges carry scalars and tensors as in Allegro (Musaelian et al., Nat. Commun. 14, 579 (2023)). The environment of an
 atom is the sum over its neighbours plus the solid harmonics of the field. Reference charges q_i (oxidation numbers)
@@ -20,13 +21,15 @@ from .layers.operations import concatenate, row_products
 from .layers.perceptron import Perceptron, linear
 from .layers.radial import BesselBasis, polynomial_envelope
 from .layers.repulsion import Repulsion
+from .layers.three_body import ThreeBody
+from .long_range import screened_energy
 from .settings import ActivationScales, NetworkConfig
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 class EnthalpyNetwork(LocalModel):
-    """The network. ``energy_reference`` and ``polarizability_reference`` are set by ``fit_references``.
+    """The network. ``energy_reference``, ``polarizability_reference`` and ``three_body`` are set by ``fit_references``.
 
     Args:
         config: the architecture.
@@ -37,6 +40,7 @@ class EnthalpyNetwork(LocalModel):
     energy_reference: Tensor
     polarizability_reference: Tensor
     energy_scale: Tensor
+    screened_charges: Tensor
     normalization: Tensor
     embedding_scale: Tensor
 
@@ -66,8 +70,23 @@ class EnthalpyNetwork(LocalModel):
                 self.layers = nn.ModuleList(_Layer(config, scales, layer) for layer in range(config.layers))
                 self.readout = Perceptron(width, width, 1)
                 self.repulsion = Repulsion(config.species) if config.repulsion else None
+                wanted = config.reference == "three_body"
+                self.three_body = ThreeBody(n_species, config.cutoff, config.l_max) if wanted else None
+                screened = config.screened_charges or {}
+                self.register_buffer(
+                    "screened_charges", torch.tensor([screened.get(s, 0.0) for s in config.species]), persistent=False
+                )
         finally:
             torch.set_default_dtype(default)
+
+    @property
+    def strictly_local(self) -> bool:
+        """Are there no charges that interact beyond the cutoff?"""
+        return self.config.screened_charges is None
+
+    def long_range(self, graph: Graph) -> Tensor:
+        """Interaction of the screened charges, eV, (B,)."""
+        return screened_energy(graph, self.screened_charges[graph.species], self.cutoff)
 
     @property
     def floats_per_edge(self) -> int:
@@ -84,6 +103,10 @@ class EnthalpyNetwork(LocalModel):
             pair = self.repulsion(r, species[:, None], environments.neighbour_species)
             per_edge = per_edge + torch.where(environments.mask, pair, 0.0)
         energy = self.energy_reference[species]
+        if self.three_body is not None:
+            energy = energy + self.three_body(
+                environments.vectors, environments.mask, species, environments.neighbour_species
+            )
         squared_field = environments.field.square().sum(-1)[environments.structure]
         return per_edge.sum(1) + energy - 0.5 * self.polarizability_reference[species] * squared_field
 

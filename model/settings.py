@@ -45,6 +45,10 @@ class ActivationScales(BaseModel):
         return cls(embedding=1.0, environment=((1.0,) * (l_max + 1),) * layers, coupling=each, update=each)
 
 
+_LATER = ("parity", "scales", "unit_activations", "reference", "long_range", "screened_charges")
+"""Settings of a network that came after the first models."""
+
+
 class NetworkConfig(BaseModel):
     """Everything that fixes the architecture.
 
@@ -61,6 +65,11 @@ class NetworkConfig(BaseModel):
         unit_activations: measure the sizes of the activations on the training set and divide by them. Learns twice as
             fast from thousands of atoms in thermal motion; from a hundred it learns by heart.
         scales: what was measured; ``initial_network`` puts it in.
+        reference: what is fitted by least squares before the network learns the rest: an energy for each ``species``,
+            or for ``three_body`` also all functions of pairs and triples of a basis (``layers.three_body``).
+        long_range: add the Coulomb interaction of screened charges, Z*/sqrt(eps_inf), beyond the cutoff
+            (``long_range``); needs labels of Z* and alpha, and periodic crystals.
+        screened_charges: e; ``initial_network`` puts in those of the training set.
         field_scale: field that counts as one in the network, V/A.
         repulsion: add the ZBL repulsion.
         parity: of the tensors: ``natural``, (-1)^l, or ``both``. Up to two layers the two are the same: a pseudotensor
@@ -81,6 +90,9 @@ class NetworkConfig(BaseModel):
     neighbours: float = Field(default=20.0, gt=0)
     unit_activations: bool = False
     scales: ActivationScales | None = None
+    reference: Literal["species", "three_body"] = "species"
+    long_range: bool = False
+    screened_charges: dict[str, float] | None = None
     field_scale: float = Field(default=1.0, gt=0)
     repulsion: bool = True
     parity: Literal["natural", "both"] = "natural"
@@ -92,6 +104,8 @@ class NetworkConfig(BaseModel):
             raise ValueError(f"species are named twice: {', '.join(self.species)}")
         if self.reference_charges and set(self.reference_charges) != set(self.species):
             raise ValueError("reference_charges must name every species, or none")
+        if self.screened_charges is not None and set(self.screened_charges) != set(self.species):
+            raise ValueError("screened_charges must name every species, or be left out to be measured")
         scales = self.scales
         if scales is not None and (
             {len(scales.environment), len(scales.coupling), len(scales.update)} != {self.layers}
@@ -104,12 +118,9 @@ class NetworkConfig(BaseModel):
     def _older_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """A setting that came later appears where it differs from its default only: older models keep their names."""
         data = handler(self)
-        if self.parity == "natural":
-            data.pop("parity", None)
-        if self.scales is None:
-            data.pop("scales", None)
-        if not self.unit_activations:
-            data.pop("unit_activations", None)
+        for name in _LATER:
+            if getattr(self, name) == type(self).model_fields[name].default:
+                data.pop(name, None)
         return data
 
 

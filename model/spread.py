@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .derivatives import Derivatives
-from .graph import Environments
+from .graph import Environments, Graph
 from .interface import EnthalpyModel, LocalModel
 
 _Tensors = TypeVar("_Tensors", Environments, Derivatives)
@@ -62,6 +62,15 @@ class SpreadModel(LocalModel):
     def charges(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Those of the model."""
         return self._first.charges
+
+    @property
+    def strictly_local(self) -> bool:
+        """As of the model."""
+        return self._first.strictly_local
+
+    def long_range(self, graph: Graph) -> Tensor:
+        """That of the first copy."""
+        return self._first.long_range(graph)
 
     @property
     def floats_per_edge(self) -> int:

@@ -55,21 +55,39 @@ class NetworkStack(EnthalpyModel):
         n, b = graph.n_atoms // size, graph.n_structures // size
         shared = (graph.species[:n], graph.structure[:n], graph.neighbours[:n], graph.shifts[:n], graph.mask[:n])
 
+        first = _LocalPart(self.networks[0])
+
         def one(state: dict[str, Tensor], positions: Tensor, cell: Tensor, field: Tensor) -> Tensor:
-            return functional_call(self.members[0], state, (Graph(positions, cell, field, *shared),))
+            return functional_call(first, state, (Graph(positions, cell, field, *shared),))
 
         geometry = (graph.positions.view(size, n, 3), graph.cell.view(size, b, 3, 3), graph.field.view(size, b, 3))
-        return vmap(one)(self._stacked(), *geometry).flatten()
+        enthalpy = vmap(one)(self._stacked(), *geometry).flatten()
+        if self.networks[0].strictly_local:
+            return enthalpy
+        copies = [Graph(*each, *shared) for each in zip(*geometry, strict=True)]
+        far = [network.long_range(copy) for network, copy in zip(self.networks, copies, strict=True)]
+        return enthalpy + torch.cat(far)
 
     def _stacked(self) -> dict[str, Tensor]:
-        """Weights and buffers of the members by name, with a leading axis K."""
+        """Weights and buffers of the members by their name in ``_LocalPart``, with a leading axis K."""
         states = [dict(chain(member.named_parameters(), member.named_buffers())) for member in self.members]
-        return {name: torch.stack([state[name] for state in states]) for name in states[0]}
+        return {f"network.{name}": torch.stack([state[name] for state in states]) for name in states[0]}
+
+
+class _LocalPart(nn.Module):
+    """The part of a network that several can share a pass for."""
+
+    def __init__(self, network: EnthalpyNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, graph: Graph) -> Tensor:
+        return self.network.local_part(graph)
 
 
 def architecture(config: NetworkConfig) -> str:
     """What members of a stack must have in common."""
-    return config.model_copy(update={"neighbours": 1.0, "scales": None}).model_dump_json()
+    return config.model_copy(update={"neighbours": 1.0, "scales": None, "screened_charges": None}).model_dump_json()
 
 
 def repeat_graph(graph: Graph, copies: int) -> Graph:

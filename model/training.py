@@ -21,10 +21,12 @@ import torch
 from ..dft_inputs.records import LabelledFrame
 from .calibration import measured_scales
 from .checks import TrainingDataError, check_frames
-from .data import LabelledBatch, fit_references, make_batch, mean_neighbours
+from .data import LabelledBatch, make_batch, mean_neighbours
 from .examples import example_of
 from .losses import evaluate
+from .long_range import measured_charges
 from .network import EnthalpyNetwork
+from .references import fit_references
 from .responses import compute_responses
 from .settings import EpochRecord, NetworkConfig, TrainingSettings
 from .stack import NetworkStack
@@ -76,11 +78,20 @@ def initial_network(config: NetworkConfig, frames: Sequence[LabelledFrame], seed
     check_frames(frames, "training", config.species, config.reference_charges)
     neighbours = mean_neighbours(frames, config.species, config.cutoff)
     config = config.model_copy(update={"neighbours": neighbours})
+    if config.long_range:
+        config = config.model_copy(update={"screened_charges": _charges(config, frames)})
     if config.unit_activations:
         return _of_unit_activations(config, frames, seed)
     model = EnthalpyNetwork(config, seed)
     fit_references(model, frames)
     return model
+
+
+def _charges(config: NetworkConfig, frames: Sequence[LabelledFrame]) -> dict[str, float]:
+    try:
+        return measured_charges(frames, config.species)
+    except ValueError as error:
+        raise TrainingDataError(str(error)) from error
 
 
 def _of_unit_activations(config: NetworkConfig, frames: Sequence[LabelledFrame], seed: int) -> EnthalpyNetwork:
@@ -98,7 +109,7 @@ def _start_small(model: EnthalpyNetwork, frames: Sequence[LabelledFrame]) -> Non
     model.energy_scale.fill_(1.0)
     forces = compute_responses(model, graph).forces
     model.energy_scale.fill_(0.0)
-    forces = forces - compute_responses(model, graph).forces  # the repulsion's
+    forces = forces - compute_responses(model, graph).forces  # of what needs no training
     size = float(forces.double().square().mean().sqrt())
     model.energy_scale.fill_(wanted / max(size, _LEAST_FORCES))
 

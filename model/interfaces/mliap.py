@@ -269,7 +269,7 @@ def _checked(model: EnthalpyModel, field: Sequence[float], charges_by_efield: bo
     Raises:
         LammpsError: as of ``PairEnthalpy``.
     """
-    if not isinstance(model, LocalModel):
+    if not isinstance(model, LocalModel) or not model.strictly_local:
         raise LammpsError("pair_style mliap takes strictly local models: run this one by 'fieldloop lammps run'")
     if len(field) != 3 or not np.isfinite(field).all():
         raise LammpsError(f"the field must be three finite numbers in V/A, not {field}")

@@ -36,6 +36,10 @@ def network(seed: int = 0, **changes) -> EnthalpyNetwork:
     with torch.no_grad():
         model.polarizability_reference.copy_(torch.tensor([0.3, 1.1]))
         model.energy_reference.copy_(torch.tensor([-2.0, 1.0]))
+        if model.three_body is not None:
+            generator = torch.Generator().manual_seed(seed)
+            for coefficients in (model.three_body.pairs, model.three_body.triples):
+                coefficients.copy_(0.1 * torch.randn(coefficients.shape, generator=generator))
     return model
 
 

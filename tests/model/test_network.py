@@ -26,6 +26,8 @@ ARCHITECTURES = {
     "three layers, both parities": {"layers": 3, "l_max": 1, "parity": "both", "tensors": 3},
     "l 3": {"l_max": 3, "tensors": 3},
     "no charges, no repulsion": {"reference_charges": {}, "repulsion": False},
+    "pairs and triples": {"reference": "three_body"},
+    "long range": {"long_range": True, "screened_charges": {"Al": 0.7, "As": -0.7}},
 }
 
 
@@ -79,10 +81,14 @@ def test_batch_independence(rounded_model, make_frame):
 
 
 def test_locality(rounded_model):
+    if not rounded_model.strictly_local:
+        pytest.skip("screened charges reach any distance: tests/model/test_long_range.py")
     physics.check_locality(rounded_model, FINITE)
 
 
 def test_smooth_at_the_cutoff(rounded_model):
+    if not rounded_model.strictly_local:
+        pytest.skip("screened charges know no cutoff")
     physics.check_smooth_at_the_cutoff(rounded_model, FINITE)
 
 

@@ -1,0 +1,102 @@
+"""The Coulomb interaction beyond the cutoff: that of fixed, screened charges, smeared out, by a sum over wave vectors.
+
+In an insulator atoms that move interact over any distance as the dipoles Z* u in a medium of eps_inf (Gonze and Lee,
+Phys. Rev. B 55, 10355 (1997)), which no strictly local model can learn. To leading order, isotropic and harmonic, these
+are charges q = Z*/sqrt(eps_inf):
+
+    U_long = (2 pi k_e / V) sum_(k != 0) exp(-w^2 k^2)/k^2 |sum_i q_i exp(i k . r_i)|^2
+
+the energy of Gaussian charges of deviation w; what differs from point charges, and from the truth, is short-ranged and
+left to the network. Without k = 0 the macroscopic field is the one that is applied: nothing here depends on it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..dft_inputs.records import LabelledFrame
+from .graph import Graph
+
+_COULOMB = 14.399645
+"""e^2/(4 pi eps0) in eV A."""
+_WIDTHS = 5.0
+"""Widths in a cutoff: erfc(5/2) = 4e-4 of the interaction of a pair at the cutoff is left to the network."""
+_SMALLEST = 4.0
+"""Wave vectors are taken up to this over the width: exp(-16) = 1e-7."""
+_AT_ONCE = 1 << 24
+"""Phases held at a time."""
+
+
+def screened_energy(graph: Graph, charges: Tensor, cutoff: float) -> Tensor:
+    """U_long of each structure, eV, (B,), in the type of the graph's positions.
+
+    Time and memory grow like the square of the number of atoms.
+
+    Args:
+        graph: periodic structures.
+        charges: of each atom, e, (N,).
+        cutoff: of the model beside it, A.
+    """
+    counts = torch.bincount(graph.structure, minlength=graph.n_structures).tolist()
+    order = graph.structure.argsort(stable=True)
+    parts = zip(graph.positions[order].split(counts), charges[order].split(counts), graph.cell, strict=True)
+    return torch.stack([_of_one(*part, cutoff / _WIDTHS) for part in parts])
+
+
+def _of_one(positions: Tensor, charges: Tensor, cell: Tensor, width: float) -> Tensor:
+    indices = _wave_indices(cell.detach().cpu().double().numpy(), _SMALLEST / width)
+    waves = 2 * math.pi * torch.from_numpy(indices).to(cell) @ torch.linalg.inv(cell).T
+    charges = charges.to(positions.dtype)
+    energy = positions.new_zeros(())
+    for some in waves.split(max(_AT_ONCE // max(len(positions), 1), 1)):
+        phases, squares = some @ positions.T, some.square().sum(1)
+        structure_factor = (torch.cos(phases) @ charges).square() + (torch.sin(phases) @ charges).square()
+        energy = energy + (torch.exp(-(width**2) * squares) / squares * structure_factor).sum()
+    # Half of the wave vectors, each for its opposite too.
+    return 4 * math.pi * _COULOMB / torch.linalg.det(cell).abs() * energy
+
+
+def _wave_indices(cell: np.ndarray, largest: float) -> np.ndarray:
+    """Indices of the wave vectors up to a length, one of each pair k, -k, without zero, (n, 3)."""
+    reach = np.floor(largest * np.linalg.norm(cell, axis=1) / (2 * np.pi)).astype(int)
+    grid = np.stack(np.meshgrid(*[np.arange(-n, n + 1) for n in reach], indexing="ij"), -1).reshape(-1, 3)
+    half = grid[len(grid) // 2 + 1 :]
+    waves = 2 * np.pi * half @ np.linalg.inv(cell).T
+    return half[np.square(waves).sum(1) <= largest**2].astype(float)
+
+
+def measured_charges(frames: Sequence[LabelledFrame], species: Sequence[str]) -> dict[str, float]:
+    """Z*/sqrt(eps_inf) of each species, e: means over the frames, neutral over all of them.
+
+    Args:
+        frames: labelled; those with Z* and alpha count.
+        species: all of them.
+
+    Raises:
+        ValueError: no label of Z* and alpha for a species, or frames that are not periodic.
+    """
+    if any(not all(item.frame.pbc) for item in frames):
+        raise ValueError("network.long_range is for crystals: some frames are not periodic in three directions")
+    charges: dict[str, list[float]] = {symbol: [] for symbol in species}
+    permittivities = []
+    for item in frames:
+        born, alpha = item.response.born_effective_charges, item.response.polarizability
+        if born is None or alpha is None:
+            continue
+        permittivities.append(1 + 4 * np.pi * _COULOMB * np.trace(alpha) / 3 / item.frame.volume)
+        for symbol, tensor in zip(item.frame.species, born, strict=True):
+            charges[symbol].append(np.trace(tensor) / 3)
+    missing = [symbol for symbol, found in charges.items() if not found]
+    if missing:
+        raise ValueError(
+            f"network.long_range needs labels of Z* and alpha, and there are none of {', '.join(missing)}: "
+            "label them, or leave it out"
+        )
+    total = sum(map(sum, charges.values())) / sum(map(len, charges.values()))
+    screening = float(np.mean(permittivities)) ** 0.5
+    return {symbol: float(np.mean(found) - total) / screening for symbol, found in charges.items()}
