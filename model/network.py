@@ -1,7 +1,7 @@
 """The enthalpy network: strictly local, E(3)-equivariant, with the electric field in every layer's environment.
 
 U(R, h, E) = sum_i [ e_ref(s_i) - 1/2 a_ref(s_i) E^2 + sum_j e_net(ij) + e_rep(ij) ] - E . sum_i q_i r_i
-             + on request: sum_i u_ref(pairs and triples of i) + U_long(R, h)
+             + on request: sum_i u_ref(pairs and triples of i, E) + U_long(R, h)
 
 Edges carry scalars and tensors as in Allegro (Musaelian et al., Nat. Commun. 14, 579 (2023)). The environment of an
 atom is the sum over its neighbours plus the solid harmonics of the field. Reference charges q_i (oxidation numbers)
@@ -105,7 +105,11 @@ class EnthalpyNetwork(LocalModel):
         energy = self.energy_reference[species]
         if self.three_body is not None:
             energy = energy + self.three_body(
-                environments.vectors, environments.mask, species, environments.neighbour_species
+                environments.vectors,
+                environments.mask,
+                species,
+                environments.neighbour_species,
+                environments.field[environments.structure],
             )
         squared_field = environments.field.square().sum(-1)[environments.structure]
         return per_edge.sum(1) + energy - 0.5 * self.polarizability_reference[species] * squared_field

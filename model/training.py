@@ -23,8 +23,8 @@ from .calibration import measured_scales
 from .checks import TrainingDataError, check_frames
 from .data import LabelledBatch, make_batch, mean_neighbours
 from .examples import example_of
-from .losses import evaluate
 from .long_range import measured_charges
+from .losses import evaluate
 from .network import EnthalpyNetwork
 from .references import fit_references
 from .responses import compute_responses

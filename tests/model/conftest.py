@@ -38,7 +38,8 @@ def network(seed: int = 0, **changes) -> EnthalpyNetwork:
         model.energy_reference.copy_(torch.tensor([-2.0, 1.0]))
         if model.three_body is not None:
             generator = torch.Generator().manual_seed(seed)
-            for coefficients in (model.three_body.pairs, model.three_body.triples):
+            layer = model.three_body
+            for coefficients in (layer.pairs, layer.energy_triples, layer.dipole_triples):
                 coefficients.copy_(0.1 * torch.randn(coefficients.shape, generator=generator))
     return model
 

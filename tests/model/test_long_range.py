@@ -11,8 +11,8 @@ from fieldloop.model.blocks import responses_in_blocks
 from fieldloop.model.checks import TrainingDataError
 from fieldloop.model.compiled import CompiledModel
 from fieldloop.model.graph import build_graph
-from fieldloop.model.interfaces.mliap import PairEnthalpy
 from fieldloop.model.interfaces.lammps_wheel import LammpsError
+from fieldloop.model.interfaces.mliap import PairEnthalpy
 from fieldloop.model.long_range import measured_charges, screened_energy
 from fieldloop.model.responses import compute_responses
 from fieldloop.model.stack import NetworkStack, stack_responses

@@ -5,8 +5,8 @@ import pytest
 import torch
 from fieldloop.dft_inputs.records import LABELS, Quality
 from fieldloop.model.data import make_batch, mean_neighbours
-from fieldloop.model.references import fit_references
 from fieldloop.model.losses import loss, loss_sums, residuals, squared_errors
+from fieldloop.model.references import fit_references
 from fieldloop.model.responses import Responses, compute_responses
 from fieldloop.model.settings import Tolerances, TrainingSettings
 from fieldloop.model.steps import ExampleSet, StepSampler
