@@ -13,6 +13,7 @@ from ..dft_inputs.polarization import closest_lattice_vector
 from ..dft_inputs.records import LABELS, LabelledFrame
 from .examples import Example
 from .graph import Graph, build_graph
+from .interface import refuse_open_boundaries
 from .network import EnthalpyNetwork
 
 PER_ATOM = frozenset({"forces", "born_effective_charges"})
@@ -80,9 +81,11 @@ def make_batch(frames: Sequence[LabelledFrame | Example], model: EnthalpyNetwork
     """Collate labelled frames or examples for a model; missing labels are masked. Frames count as free of noise.
 
     Raises:
-        ValueError: a frame with unknown species, or a charged cell under the model's reference charges.
+        ValueError: a frame with unknown species, a charged cell under the model's reference charges, or one that is not
+            periodic where the model has a long-range part.
     """
     geometries = [item.frame for item in frames]
+    refuse_open_boundaries(model, geometries)
     fields = np.stack([item.response.field for item in frames])
     graph = build_graph(geometries, model.species, model.cutoff, fields, model.dtype)
     _check_neutral(graph, model, frames)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from ..dft_inputs.records import Frame
 from .derivatives import Derivatives, differentiate
 from .graph import Environments, Graph
 
@@ -111,3 +113,17 @@ class LocalModel(EnthalpyModel):
         charge_dipole = graph.sum_structures(self.charges[graph.species, None] * graph.positions)
         local = self.local_enthalpy(graph.environments(self.dtype)).to(graph.positions.dtype)
         return graph.sum_structures(local) - (graph.field * charge_dipole).sum(-1)
+
+
+def refuse_open_boundaries(model: EnthalpyModel, frames: Sequence[Frame]) -> None:
+    """Charges that interact beyond the cutoff do so in crystals alone.
+
+    Raises:
+        ValueError: the model has a long-range part, and a frame is not periodic in three directions.
+    """
+    far = isinstance(model, LocalModel) and not model.strictly_local
+    if far and any(not all(frame.pbc) for frame in frames):
+        raise ValueError(
+            "the model has a long-range part, which takes crystals, periodic in three directions: "
+            "train one without network.long_range"
+        )

@@ -1,4 +1,4 @@
-"""What is known before a network learns: energies and polarizabilities of species, pairs and triples, the size of the rest."""
+"""What is known before a network learns: references of species, of pairs and triples, and the size of the rest."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...dft_inputs.records import Frame
 from ..graph import Graph, padded_neighbours, species_index
-from ..interface import EnthalpyModel
+from ..interface import EnthalpyModel, refuse_open_boundaries
 
 _AT_A_TIME = 16_384
 """Atoms whose distances are taken at a time, so that the vectors of a large system are never in memory at once."""
@@ -65,6 +65,7 @@ class SkinNeighbours:
         self._device = model.device
         self._frames = tuple(frames)
         index = species_index(frames, model.species)
+        refuse_open_boundaries(model, frames)
         counts = [len(frame) for frame in frames]
         self._starts = np.concatenate([[0], np.cumsum(counts)])
         self._species = torch.tensor([index[s] for frame in frames for s in frame.species], device=self._device)

@@ -1,4 +1,4 @@
-"""Functions of pairs and triples, linear in their coefficients: what least squares fit before a network learns the rest.
+"""Functions of pairs and triples, linear in their coefficients: fitted by least squares before a network learns.
 
 The first orders of the atomic cluster expansion (Drautz, Phys. Rev. B 99, 014104 (2019)), with the field as one more
 density. With that of the neighbours of species s about atom i, A_i[s n, lm] = sum_(j of s) b_n(r_ij) Y_lm(r_ij), and

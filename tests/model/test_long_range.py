@@ -5,12 +5,16 @@ import math
 import numpy as np
 import pytest
 import torch
+from ase import units
 from ase.build import bulk
+from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
+from ase.md.verlet import VelocityVerlet
 from fieldloop.dft_inputs.records import Frame
 from fieldloop.model.blocks import responses_in_blocks
 from fieldloop.model.checks import TrainingDataError
 from fieldloop.model.compiled import CompiledModel
 from fieldloop.model.graph import build_graph
+from fieldloop.model.interfaces.ase import EnthalpyCalculator
 from fieldloop.model.interfaces.lammps_wheel import LammpsError
 from fieldloop.model.interfaces.mliap import PairEnthalpy
 from fieldloop.model.long_range import measured_charges, screened_energy
@@ -124,3 +128,28 @@ def test_a_fresh_network_gets_them_or_says_what_is_missing(make_network, make_fr
 def test_pairs_of_lammps_cannot_carry_them(make_network):
     with pytest.raises(LammpsError, match="strictly local"):
         PairEnthalpy(make_network(**SCREENED))
+
+
+def test_molecules_are_refused(make_network, make_frame):
+    model = make_network(**SCREENED)
+    atoms = make_frame(0).to_atoms()
+    atoms.pbc = (True, True, False)
+    atoms.calc = EnthalpyCalculator(model)
+    with pytest.raises(ValueError, match="periodic in three directions"):
+        atoms.get_potential_energy()
+
+
+def test_dynamics_conserves_energy_in_a_field(make_network, make_frame):
+    """Forces of all parts belong to one enthalpy: NVE, blocks of atoms and all."""
+    model = make_network(reference="three_body", **SCREENED)
+    for coefficients in (model.three_body.pairs, model.three_body.energy_triples):
+        coefficients.mul_(0.01)
+    atoms = make_frame(1, stdev=0.05).to_atoms()
+    atoms.calc = EnthalpyCalculator(model, field=(0.0, 0.1, 0.0))
+    rng = np.random.default_rng(0)
+    MaxwellBoltzmannDistribution(atoms, temperature_K=200, rng=rng)
+    totals = []
+    dynamics = VelocityVerlet(atoms, timestep=0.5 * units.fs)
+    dynamics.attach(lambda: totals.append(atoms.get_total_energy()))
+    dynamics.run(60)
+    assert np.ptp(totals) < 0.02 * atoms.get_kinetic_energy()
