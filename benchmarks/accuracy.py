@@ -2,6 +2,7 @@
 
     python benchmarks/accuracy.py --data FOLDER [--set SiO2] [--hours 2] [--threads 2] [--json FILE]
     python benchmarks/accuracy.py --data FOLDER --set SiO2 --evaluate MODEL
+    python benchmarks/accuracy.py --data FOLDER --set SiO2 --references [--frames 32]
     python benchmarks/accuracy.py --quick
 
 FOLDER holds ``SiO2.xyz`` and ``BaTiO3.xyz`` (github.com/mir-group/allegro-pol) and the water set of
@@ -11,7 +12,7 @@ github.com/zhangylch/FIREANN (``train.txt``, ``validation.txt``), there or in a 
 
 The budget is wall time: a few steps are timed, and the epochs that fit become the schedule, which then stays. The same
 command goes on with a run that was interrupted. Water is trained twice: with all its labels, taken at fields up to
-0.59 V/A, and with those below 0.1 V/A alone.
+0.59 V/A, and with those below 0.1 V/A alone. ``--references`` judges what least squares give before any training.
 """
 
 from __future__ import annotations
@@ -116,6 +117,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=Path("accuracy_runs"), help="folder of checkpoints and models")
     parser.add_argument("--evaluate", type=Path, metavar="MODEL", help="judge this model only")
     parser.add_argument("--change", action="append", default=[], metavar="KEY=VALUE", help="of the settings")
+    parser.add_argument("--references", action="store_true", help="judge a network before its training")
+    parser.add_argument("--frames", type=int, help="of the training set, for --references; all where not given")
     parser.add_argument("--quick", action="store_true", help="eight frames, under a minute")
     arguments = parser.parse_args()
     arguments.sets = arguments.sets or ["SiO2", "BaTiO3"]
@@ -150,6 +153,8 @@ def one(data: DataSet, arguments: argparse.Namespace) -> dict:
     request = TrainRequest(source, out, read_section(settings, arguments.change), judges)
     if arguments.evaluate is not None:
         return evaluated(request, arguments.evaluate)
+    if arguments.references:
+        return references(request, arguments.frames)
     epochs = schedule(request, arguments.hours * 3600 * data.share)
     section = read_section(settings, [*arguments.change, f"training.epochs={epochs}"])
     result = trained(data, TrainRequest(source, out, section, judges))
@@ -236,6 +241,19 @@ def evaluated(request, directory: Path) -> dict:
 
     prepared = prepare_training(request)
     return judge(load_model(directory), prepared.validation)
+
+
+def references(request, count: int | None) -> dict:
+    """Errors of a fresh network, which is what least squares made of it, and the time that took."""
+    from fieldloop.model.training import initial_network
+    from fieldloop.workflows.train_files import prepare_training
+
+    prepared = prepare_training(request)
+    frames = prepared.training[:: max(1, len(prepared.training) // (count or len(prepared.training)))][:count]
+    began = time.perf_counter()
+    model = initial_network(prepared.network, frames, request.section.seed, request.section.training.tolerances.used())
+    seconds = time.perf_counter() - began
+    return {**judge(model, prepared.validation), "frames": len(frames), "seconds": round(seconds, 1)}
 
 
 def judge(model, frames: Sequence) -> dict:

@@ -28,14 +28,12 @@ _WIDTHS = 5.0
 """Widths in a cutoff: erfc(5/2) = 4e-4 of the interaction of a pair at the cutoff is left to the network."""
 _SMALLEST = 4.0
 """Wave vectors are taken up to this over the width: exp(-16) = 1e-7."""
-_AT_ONCE = 1 << 24
-"""Phases held at a time."""
 
 
 def screened_energy(graph: Graph, charges: Tensor, cutoff: float) -> Tensor:
     """U_long of each structure, eV, (B,), in the type of the graph's positions.
 
-    Time and memory grow like the square of the number of atoms.
+    Time and memory grow like the square of the number of atoms: for some thousand of them.
 
     Args:
         graph: periodic structures.
@@ -49,25 +47,23 @@ def screened_energy(graph: Graph, charges: Tensor, cutoff: float) -> Tensor:
 
 
 def _of_one(positions: Tensor, charges: Tensor, cell: Tensor, width: float) -> Tensor:
-    indices = _wave_indices(cell.detach().cpu().double().numpy(), _SMALLEST / width)
-    waves = 2 * math.pi * torch.from_numpy(indices).to(cell) @ torch.linalg.inv(cell).T
-    charges = charges.to(positions.dtype)
-    energy = positions.new_zeros(())
-    for some in waves.split(max(_AT_ONCE // max(len(positions), 1), 1)):
-        phases, squares = some @ positions.T, some.square().sum(1)
-        structure_factor = (torch.cos(phases) @ charges).square() + (torch.sin(phases) @ charges).square()
-        energy = energy + (torch.exp(-(width**2) * squares) / squares * structure_factor).sum()
-    # Half of the wave vectors, each for its opposite too.
-    return 4 * math.pi * _COULOMB / torch.linalg.det(cell).abs() * energy
-
-
-def _wave_indices(cell: np.ndarray, largest: float) -> np.ndarray:
-    """Indices of the wave vectors up to a length, one of each pair k, -k, without zero, (n, 3)."""
-    reach = np.floor(largest * np.linalg.norm(cell, axis=1) / (2 * np.pi)).astype(int)
-    grid = np.stack(np.meshgrid(*[np.arange(-n, n + 1) for n in reach], indexing="ij"), -1).reshape(-1, 3)
-    half = grid[len(grid) // 2 + 1 :]
-    waves = 2 * np.pi * half @ np.linalg.inv(cell).T
-    return half[np.square(waves).sum(1) <= largest**2].astype(float)
+    dtype, (positions, charges, cell) = positions.dtype, (x.double() for x in (positions, charges, cell))
+    inverse = torch.linalg.inv(cell)
+    # exp(i k . r) is a product over the axes of the cell. Of k and -k one is enough.
+    reach = np.floor(_SMALLEST / width * np.linalg.norm(cell.detach().cpu().numpy(), axis=1) / (2 * np.pi)).astype(int)
+    lowest = (0, -reach[1], -reach[2])
+    orders = [torch.arange(low, high + 1, device=cell.device).to(cell) for low, high in zip(lowest, reach, strict=True)]
+    fractional = positions @ inverse
+    waves = [torch.exp(2j * math.pi * fractional[:, axis, None] * order) for axis, order in enumerate(orders)]
+    planes = ((charges[:, None] * waves[0])[:, :, None] * waves[1][:, None]).flatten(1)
+    structure_factor = (planes.T @ waves[2]).flatten()
+    indices = torch.cartesian_prod(*orders)
+    squares = (2 * math.pi * indices @ inverse.T).square().sum(1)
+    counted = torch.where(indices[:, 0] > 0, 2.0, 1.0).to(cell)
+    used = (squares > 0) & (squares <= (_SMALLEST / width) ** 2)
+    kernel = torch.exp(-(width**2) * squares[used]) / squares[used] * counted[used]
+    energy = (kernel * (structure_factor.real[used].square() + structure_factor.imag[used].square())).sum()
+    return (2 * math.pi * _COULOMB / torch.linalg.det(cell).abs() * energy).to(dtype)
 
 
 def measured_charges(frames: Sequence[LabelledFrame], species: Sequence[str]) -> dict[str, float]:

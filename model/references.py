@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..dft_inputs.records import ElectricResponse, LabelledFrame
+from ..dft_inputs.records import LABELS, ElectricResponse, LabelledFrame
 from .graph import Graph, build_graph
 from .network import EnthalpyNetwork
 from .responses import compute_responses
 from .three_body_fit import Unexplained, fit_three_body
 
-_LEAST_SCALE = 0.1
-"""Of the energy, eV."""
+_LEAST_SCALES = {"species": 0.1, "three_body": 1e-3}
+"""Of the energy, eV. The forces of symmetric crystals vanish and tell nothing; what triples leave is small for sure."""
+_UNEXPLAINED = {
+    "enthalpy": "energy",
+    "forces": "forces",
+    "stress": "virial",
+    "born_effective_charges": "born_effective_charges",
+    "polarizability": "polarizability",
+}
+"""Attribute of ``Unexplained`` for each label."""
 
 
-def fit_references(model: EnthalpyNetwork, frames: Sequence[LabelledFrame]) -> None:
+def fit_references(model: EnthalpyNetwork, frames: Sequence[LabelledFrame], labels: Collection[str] = LABELS) -> None:
     """Set the model's references from training frames by least squares.
 
     Energy per species from the enthalpies, on-site polarizability per species from the traces of alpha, functions of
     pairs and triples where the model has them, and the energy scale from what is left of the forces. What repulsion
     and long-range charges explain is taken off first. Minimum-norm solutions serve where the composition does not
     vary.
+
+    Args:
+        model: whose references are set.
+        frames: training frames.
+        labels: those that pairs and triples are fitted to.
 
     Raises:
         ValueError: no frame has an enthalpy or forces.
@@ -41,11 +54,13 @@ def fit_references(model: EnthalpyNetwork, frames: Sequence[LabelledFrame]) -> N
     rest = [_rest(model, item) for item in frames]
     _add_species(model, rest)
     if model.three_body is not None:
-        fit_three_body(model.three_body, [_rest(model, item).unexplained for item in frames])
+        left_out = {_UNEXPLAINED[name]: None for name in LABELS if name not in labels and name in _UNEXPLAINED}
+        fit_three_body(model.three_body, [replace(_rest(model, item).unexplained, **left_out) for item in frames])
         rest = [_rest(model, item) for item in frames]
         _add_species(model, rest)
     forces = [np.square(one.unexplained.forces).mean() for one in rest if one.unexplained.forces is not None]
-    model.energy_scale.fill_(max(float(np.sqrt(np.mean(forces))), _LEAST_SCALE) if forces else 1.0)
+    least = _LEAST_SCALES[model.config.reference]
+    model.energy_scale.fill_(max(float(np.sqrt(np.mean(forces))), least) if forces else 1.0)
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,7 @@ class _Normal:
 
     def error(self, coefficients: np.ndarray) -> float:
         """Sum of squares that coefficients leave."""
-        return self.square - 2 * self.vector @ coefficients + coefficients @ self.matrix @ coefficients
+        return float(self.square - 2 * self.vector @ coefficients + coefficients @ self.matrix @ coefficients)
 
 
 def _error_left_out(total: _Normal, parts: Sequence[_Normal], ridge: float) -> float:

@@ -6,7 +6,7 @@ import logging
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +18,7 @@ from zipfile import is_zipfile
 import numpy as np
 import torch
 
-from ..dft_inputs.records import LabelledFrame
+from ..dft_inputs.records import LABELS, LabelledFrame
 from .calibration import measured_scales
 from .checks import TrainingDataError, check_frames
 from .data import LabelledBatch, make_batch, mean_neighbours
@@ -64,13 +64,16 @@ class TrainingResult:
     seconds: float
 
 
-def initial_network(config: NetworkConfig, frames: Sequence[LabelledFrame], seed: int) -> EnthalpyNetwork:
+def initial_network(
+    config: NetworkConfig, frames: Sequence[LabelledFrame], seed: int, labels: Collection[str] = LABELS
+) -> EnthalpyNetwork:
     """A fresh network normalized to training frames: neighbours, activations, references by least squares.
 
     Args:
         config: the architecture.
         frames: those it is to be trained on.
         seed: of the weights.
+        labels: those it is to be trained on.
 
     Raises:
         TrainingDataError: frames that cannot be trained on.
@@ -81,9 +84,13 @@ def initial_network(config: NetworkConfig, frames: Sequence[LabelledFrame], seed
     if config.long_range:
         config = config.model_copy(update={"screened_charges": _charges(config, frames)})
     if config.unit_activations:
-        return _of_unit_activations(config, frames, seed)
-    model = EnthalpyNetwork(config, seed)
-    fit_references(model, frames)
+        model = _of_unit_activations(config, frames, seed, labels)
+    else:
+        model = EnthalpyNetwork(config, seed)
+        fit_references(model, frames, labels)
+    if model.three_body is not None:
+        # What is known is better than anything a fresh network adds to it.
+        model.readout.silence()
     return model
 
 
@@ -94,11 +101,13 @@ def _charges(config: NetworkConfig, frames: Sequence[LabelledFrame]) -> dict[str
         raise TrainingDataError(str(error)) from error
 
 
-def _of_unit_activations(config: NetworkConfig, frames: Sequence[LabelledFrame], seed: int) -> EnthalpyNetwork:
+def _of_unit_activations(
+    config: NetworkConfig, frames: Sequence[LabelledFrame], seed: int, labels: Collection[str]
+) -> EnthalpyNetwork:
     few = [frames[i] for i in np.linspace(0, len(frames) - 1, min(_MEASURED, len(frames))).round().astype(int)]
     scales = measured_scales(EnthalpyNetwork(config, seed), [item.frame for item in few])
     model = EnthalpyNetwork(config.model_copy(update={"scales": scales}), seed)
-    fit_references(model, frames)
+    fit_references(model, frames, labels)
     _start_small(model, few)
     return model
 

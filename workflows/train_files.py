@@ -267,9 +267,11 @@ def run_training(prepared: PreparedTraining, progress: Any = None) -> TrainedMod
         write_atomically(out / REQUEST, described)
         write_extxyz(out / TRAINING_FRAMES, [*prepared.training, *prepared.replay], "fieldloop")
         write_extxyz(out / VALIDATION_FRAMES, prepared.validation, "fieldloop")
-        seed = request.section.seed
+        seed, labels = request.section.seed, request.section.training.tolerances.used()
         model = (
-            load_model(request.start) if request.start else initial_network(prepared.network, prepared.training, seed)
+            load_model(request.start)
+            if request.start
+            else initial_network(prepared.network, prepared.training, seed, labels)
         )
         result = train(
             model,

@@ -180,7 +180,8 @@ def train_member(
     from ..model.training import initial_network, train  # noqa: PLC0415
 
     here = Path.cwd()
-    model = load_model(located(start.directory)) if start else initial_network(network, training, seed)
+    labels = settings.tolerances.used()
+    model = load_model(located(start.directory)) if start else initial_network(network, training, seed, labels)
     log = _TrainingLog(here / "training.log")
     result = train(model, training, validation, settings, seed=seed, checkpoint=here / "checkpoint.pt", progress=log)
     return _recorded(result, here / "model", reach, settings, generation, member, start, training, validation)
@@ -202,9 +203,9 @@ def train_together(
     from ..model.training import initial_network, train_committee  # noqa: PLC0415
 
     here = Path.cwd()
-    befores = start or [None] * len(seeds)
+    befores, labels = start or [None] * len(seeds), settings.tolerances.used()
     models = [
-        load_model(located(before.directory)) if before else initial_network(network, training, seed)
+        load_model(located(before.directory)) if before else initial_network(network, training, seed, labels)
         for before, seed in zip(befores, seeds, strict=True)
     ]
     log = _TrainingLog(here / "training.log")

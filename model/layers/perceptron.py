@@ -23,6 +23,11 @@ class Perceptron(nn.Module):
         super().__init__()
         self.weights = nn.ParameterList([nn.Parameter(torch.randn(a, b)) for a, b in pairwise(sizes)])
 
+    def silence(self) -> None:
+        """Make the output zero, until the last layer is trained."""
+        with torch.no_grad():
+            self.weights[-1].zero_()
+
     def forward(self, x: Tensor) -> Tensor:
         """(sizes[0], E) to (sizes[-1], E)."""
         for layer, weight in enumerate(self.weights):
