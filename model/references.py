@@ -27,7 +27,12 @@ _UNEXPLAINED = {
 """Attribute of ``Unexplained`` for each label."""
 
 
-def fit_references(model: EnthalpyNetwork, frames: Sequence[LabelledFrame], labels: Collection[str] = LABELS) -> None:
+def fit_references(
+    model: EnthalpyNetwork,
+    frames: Sequence[LabelledFrame],
+    labels: Collection[str] = LABELS,
+    draw: int | None = None,
+) -> None:
     """Set the model's references from training frames by least squares.
 
     Energy per species from the enthalpies, on-site polarizability per species from the traces of alpha, functions of
@@ -39,6 +44,7 @@ def fit_references(model: EnthalpyNetwork, frames: Sequence[LabelledFrame], labe
         model: whose references are set.
         frames: training frames.
         labels: those that pairs and triples are fitted to.
+        draw: as of ``fit_three_body``.
 
     Raises:
         ValueError: no frame has an enthalpy or forces.
@@ -55,7 +61,8 @@ def fit_references(model: EnthalpyNetwork, frames: Sequence[LabelledFrame], labe
     _add_species(model, rest)
     if model.three_body is not None:
         left_out = {_UNEXPLAINED[name]: None for name in LABELS if name not in labels and name in _UNEXPLAINED}
-        fit_three_body(model.three_body, [replace(_rest(model, item).unexplained, **left_out) for item in frames])
+        unexplained = [replace(_rest(model, item).unexplained, **left_out) for item in frames]
+        fit_three_body(model.three_body, unexplained, draw)
         rest = [_rest(model, item) for item in frames]
         _add_species(model, rest)
     forces = [np.square(one.unexplained.forces).mean() for one in rest if one.unexplained.forces is not None]

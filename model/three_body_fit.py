@@ -48,25 +48,33 @@ class Unexplained:
     polarizability: np.ndarray | None
 
 
-def fit_three_body(three_body: ThreeBody, frames: Sequence[Unexplained]) -> None:
+def fit_three_body(three_body: ThreeBody, frames: Sequence[Unexplained], draw: int | None = None) -> None:
     """Fit and set the coefficients; those without labels become zero.
 
     Energies are fitted to forces, virials and energies (the latter two over the square root of the number of atoms),
     dipoles to Z*, polarizabilities to alpha. The ridge of each problem is the one with the least error on frames left
     out, in four parts of the training frames where there are as many.
+
+    Args:
+        three_body: of the model.
+        frames: what is to be fitted.
+        draw: seed of a draw from the posterior of the coefficients (Bayesian ridge regression, whose noise is the mean
+            square error on frames left out), so that members of a committee differ where the labels leave them free;
+            the most probable ones where not given.
     """
     three_body.clear()
+    noise = None if draw is None else np.random.default_rng(draw)
     basis = deepcopy(three_body).double()
     n_species, pairs = basis.n_species, basis.n_species * PAIR_RADIAL
-    found = _regression(frames, lambda one: _energy_equations(basis, one), n_species, n_species)
+    found = _regression(frames, lambda one: _energy_equations(basis, one), noise, n_species, n_species)
     if found is not None:
         three_body.pairs[:, 0] = found[:, :pairs].to(three_body.pairs)
         three_body.energy_triples.copy_(_symmetric(basis, found[:, pairs:]))
-    found = _regression(frames, lambda one: _dipole_equations(basis, one), n_species)
+    found = _regression(frames, lambda one: _dipole_equations(basis, one), noise, n_species)
     if found is not None:
         three_body.pairs[:, 1] = found[:, :pairs].to(three_body.pairs)
         three_body.dipole_triples.copy_(found[:, pairs:].view(three_body.dipole_triples.shape))
-    found = _regression(frames, lambda one: _polarizability_equations(basis, one), n_species, n_species)
+    found = _regression(frames, lambda one: _polarizability_equations(basis, one), noise, n_species, n_species)
     if found is not None:
         three_body.pairs[:, 2:] = found.view(basis.n_species, 2, pairs).to(three_body.pairs)
 
@@ -78,6 +86,7 @@ Equations = tuple[np.ndarray, np.ndarray]
 def _regression(
     frames: Sequence[Unexplained],
     equations: Callable[[Unexplained], Equations | None],
+    noise: np.random.Generator | None,
     n_species: int,
     constants: int = 0,
 ) -> Tensor | None:
@@ -93,8 +102,12 @@ def _regression(
     if not parts:
         return None
     total = parts[0].plus(*parts[1:])
-    ridge = min(_RIDGES, key=lambda value: _error_left_out(total, parts, value)) if len(parts) > 1 else _RIDGES[-3]
+    errors = [_error_left_out(total, parts, ridge) for ridge in _RIDGES] if len(parts) > 1 else [np.inf]
+    ridge = _RIDGES[int(np.argmin(errors))] if len(parts) > 1 else _RIDGES[-3]
     solution = total.solve(ridge)
+    if noise is not None:
+        left = min(errors) if len(parts) > 1 else total.error(solution)
+        solution = solution + total.spread(ridge, max(left, 0.0) / total.count, noise)
     return torch.tensor(solution[: len(solution) - constants]).view(n_species, -1)
 
 
@@ -131,12 +144,23 @@ class _Normal:
 
     def solve(self, ridge: float) -> np.ndarray:
         """Coefficients, with a ridge in units of the mean square of each function."""
+        inverse, scaled = self._scaled(ridge)
+        return inverse * np.linalg.solve(scaled, inverse * self.vector)
+
+    def spread(self, ridge: float, variance: float, noise: np.random.Generator) -> np.ndarray:
+        """How far a draw from the posterior is from its mean, where the equations have this variance."""
+        inverse, scaled = self._scaled(ridge)
+        normal = noise.standard_normal(len(inverse))
+        return inverse * variance**0.5 * np.linalg.solve(np.linalg.cholesky(scaled).T, normal)
+
+    def _scaled(self, ridge: float) -> tuple[np.ndarray, np.ndarray]:
+        """Inverse sizes of the functions, and the matrix with its ridge where all have size one."""
         sizes = np.sqrt(np.maximum(self.matrix.diagonal(), 0.0) / max(self.count, 1))
         # Some vanish by symmetry, up to rounding: the dipoles of pairs of one species.
         inverse = np.where(sizes > _LEAST_SIZE * sizes.max(initial=0.0), 1 / np.maximum(sizes, 1e-300), 0.0)
         scaled = self.matrix * np.outer(inverse, inverse)
         scaled[np.diag_indices_from(scaled)] += ridge * self.count
-        return inverse * np.linalg.solve(scaled, inverse * self.vector)
+        return inverse, scaled
 
     def error(self, coefficients: np.ndarray) -> float:
         """Sum of squares that coefficients leave."""

@@ -65,7 +65,12 @@ class TrainingResult:
 
 
 def initial_network(
-    config: NetworkConfig, frames: Sequence[LabelledFrame], seed: int, labels: Collection[str] = LABELS
+    config: NetworkConfig,
+    frames: Sequence[LabelledFrame],
+    seed: int,
+    labels: Collection[str] = LABELS,
+    *,
+    of_a_committee: bool = False,
 ) -> EnthalpyNetwork:
     """A fresh network normalized to training frames: neighbours, activations, references by least squares.
 
@@ -74,6 +79,7 @@ def initial_network(
         frames: those it is to be trained on.
         seed: of the weights.
         labels: those it is to be trained on.
+        of_a_committee: let coefficients of pairs and triples differ by the seed, as far as the labels leave them free.
 
     Raises:
         TrainingDataError: frames that cannot be trained on.
@@ -83,11 +89,12 @@ def initial_network(
     config = config.model_copy(update={"neighbours": neighbours})
     if config.long_range:
         config = config.model_copy(update={"screened_charges": _charges(config, frames)})
+    draw = seed if of_a_committee else None
     if config.unit_activations:
-        model = _of_unit_activations(config, frames, seed, labels)
+        model = _of_unit_activations(config, frames, seed, labels, draw)
     else:
         model = EnthalpyNetwork(config, seed)
-        fit_references(model, frames, labels)
+        fit_references(model, frames, labels, draw)
     if model.three_body is not None:
         # What is known is better than anything a fresh network adds to it.
         model.readout.silence()
@@ -102,12 +109,12 @@ def _charges(config: NetworkConfig, frames: Sequence[LabelledFrame]) -> dict[str
 
 
 def _of_unit_activations(
-    config: NetworkConfig, frames: Sequence[LabelledFrame], seed: int, labels: Collection[str]
+    config: NetworkConfig, frames: Sequence[LabelledFrame], seed: int, labels: Collection[str], draw: int | None
 ) -> EnthalpyNetwork:
     few = [frames[i] for i in np.linspace(0, len(frames) - 1, min(_MEASURED, len(frames))).round().astype(int)]
     scales = measured_scales(EnthalpyNetwork(config, seed), [item.frame for item in few])
     model = EnthalpyNetwork(config.model_copy(update={"scales": scales}), seed)
-    fit_references(model, frames, labels)
+    fit_references(model, frames, labels, draw)
     _start_small(model, few)
     return model
 

@@ -181,7 +181,11 @@ def train_member(
 
     here = Path.cwd()
     labels = settings.tolerances.used()
-    model = load_model(located(start.directory)) if start else initial_network(network, training, seed, labels)
+    model = (
+        load_model(located(start.directory))
+        if start
+        else initial_network(network, training, seed, labels, of_a_committee=True)
+    )
     log = _TrainingLog(here / "training.log")
     result = train(model, training, validation, settings, seed=seed, checkpoint=here / "checkpoint.pt", progress=log)
     return _recorded(result, here / "model", reach, settings, generation, member, start, training, validation)
@@ -205,7 +209,9 @@ def train_together(
     here = Path.cwd()
     befores, labels = start or [None] * len(seeds), settings.tolerances.used()
     models = [
-        load_model(located(before.directory)) if before else initial_network(network, training, seed, labels)
+        load_model(located(before.directory))
+        if before
+        else initial_network(network, training, seed, labels, of_a_committee=True)
         for before, seed in zip(befores, seeds, strict=True)
     ]
     log = _TrainingLog(here / "training.log")

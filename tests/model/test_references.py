@@ -128,3 +128,29 @@ def test_members_in_one_pass_have_their_own(silent, make_frame, make_graph):
         alone = compute_responses(member, graph, born=True)
         for name in ("forces", "polarization", "born_effective_charges", "polarizability"):
             assert_allclose(getattr(found, name)[place], getattr(alone, name), atol=1e-9, err_msg=name)
+
+
+def test_members_differ_more_where_labels_leave_them_free(make_network, make_frame, make_labelled):
+    """Draws from the posterior spread more on hotter frames than those fitted to, and less with more labels."""
+    teacher = make_network(1)
+    config = teacher.config.model_copy(update={"reference": "three_body", "l_max": 1})
+    like, hot = ([make_labelled(make_frame(seed, stdev=s), teacher) for seed in range(40, 42)] for s in (0.05, 0.3))
+
+    def spread(n_frames, frames):
+        training = [make_labelled(make_frame(seed, stdev=0.05), teacher) for seed in range(n_frames)]
+        members = [initial_network(config, training, seed, of_a_committee=True) for seed in range(3)]
+        forces = [compute_responses(m, make_batch(frames, m).graph).forces.numpy() for m in members]
+        return float(np.std(forces, axis=0).mean())
+
+    few = spread(6, hot)
+    assert 2 * spread(6, like) < few
+    assert spread(18, hot) < few
+
+
+def test_without_a_committee_every_seed_has_the_same_references(make_network, make_frame, make_labelled):
+    teacher = make_network(1)
+    config = teacher.config.model_copy(update={"reference": "three_body"})
+    frames = [make_labelled(make_frame(seed), teacher) for seed in range(3)]
+    models = [initial_network(config, frames, seed) for seed in range(2)]
+    forces = [compute_responses(model, make_batch(frames, model).graph).forces for model in models]
+    assert_allclose(forces[0], forces[1], atol=1e-9)
