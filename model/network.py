@@ -98,21 +98,20 @@ class EnthalpyNetwork(LocalModel):
         """Enthalpy of each atom without the reference charges, eV, (N,)."""
         scalars, envelope, r = self._edges(environments)
         per_edge = self.energy_scale * self.readout(scalars).view_as(r) * envelope / self.normalization
-        species = environments.species
+        return per_edge.sum(1) + self.known_enthalpy(environments)
+
+    def known_enthalpy(self, environments: Environments) -> Tensor:
+        """The part that is not trained, references and repulsion, eV, (N,)."""
+        species, field = environments.species, environments.field[environments.structure]
+        enthalpy = self.energy_reference[species] - 0.5 * self.polarizability_reference[species] * field.square().sum(
+            -1
+        )
+        around = (environments.vectors, environments.mask, species, environments.neighbour_species)
         if self.repulsion is not None:
-            pair = self.repulsion(r, species[:, None], environments.neighbour_species)
-            per_edge = per_edge + torch.where(environments.mask, pair, 0.0)
-        energy = self.energy_reference[species]
+            enthalpy = enthalpy + self.repulsion(*around)
         if self.three_body is not None:
-            energy = energy + self.three_body(
-                environments.vectors,
-                environments.mask,
-                species,
-                environments.neighbour_species,
-                environments.field[environments.structure],
-            )
-        squared_field = environments.field.square().sum(-1)[environments.structure]
-        return per_edge.sum(1) + energy - 0.5 * self.polarizability_reference[species] * squared_field
+            enthalpy = enthalpy + self.three_body(*around, field)
+        return enthalpy
 
     def descriptors(self, graph: Graph) -> Tensor:
         """Learned descriptor of each atom, (N, scalars): its edges' last scalars, summed with the envelope."""

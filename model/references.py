@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ..dft_inputs.records import LABELS, ElectricResponse, LabelledFrame
-from .graph import Graph, build_graph
+from .graph import Environments, Graph, build_graph
+from .interface import LocalModel
 from .network import EnthalpyNetwork
 from .responses import compute_responses
 from .three_body_fit import Unexplained, fit_three_body
@@ -52,22 +53,38 @@ def fit_references(
     if all(item.response.enthalpy is None and item.response.forces is None for item in frames):
         raise ValueError("no training frame has an enthalpy or forces: nothing to fit")
     with torch.no_grad():
-        model.energy_scale.fill_(0.0)
         for reference in (model.energy_reference, model.polarizability_reference):
             reference.fill_(0.0)
         if model.three_body is not None:
             model.three_body.clear()
     rest = [_rest(model, item) for item in frames]
-    _add_species(model, rest)
     if model.three_body is not None:
         left_out = {_UNEXPLAINED[name]: None for name in LABELS if name not in labels and name in _UNEXPLAINED}
-        unexplained = [replace(_rest(model, item).unexplained, **left_out) for item in frames]
-        fit_three_body(model.three_body, unexplained, draw)
+        fit_three_body(model.three_body, [replace(one.unexplained, **left_out) for one in rest], draw)
         rest = [_rest(model, item) for item in frames]
-        _add_species(model, rest)
+    _add_species(model, rest)
     forces = [np.square(one.unexplained.forces).mean() for one in rest if one.unexplained.forces is not None]
     least = _LEAST_SCALES[model.config.reference]
     model.energy_scale.fill_(max(float(np.sqrt(np.mean(forces))), least) if forces else 1.0)
+
+
+class _Known(LocalModel):
+    """The part of a network that is not trained."""
+
+    def __init__(self, network: EnthalpyNetwork) -> None:
+        super().__init__()
+        self.network, self.species, self.cutoff = network, network.species, network.cutoff
+        self.charges = network.charges
+
+    @property
+    def strictly_local(self) -> bool:
+        return self.network.strictly_local
+
+    def long_range(self, graph: Graph) -> Tensor:
+        return self.network.long_range(graph)
+
+    def local_enthalpy(self, environments: Environments) -> Tensor:
+        return self.network.known_enthalpy(environments)
 
 
 @dataclass(frozen=True)
@@ -90,7 +107,7 @@ def _rest(model: EnthalpyNetwork, item: LabelledFrame) -> _Rest:
     response = item.response
     graph = build_graph([item.frame], model.species, model.cutoff, dtype=model.dtype)
     tensors = response.born_effective_charges is not None or response.polarizability is not None
-    known = compute_responses(model, graph, stress=True, born=tensors)
+    known = compute_responses(_Known(model), graph, stress=True, born=tensors)
     quiet = not response.field.any()
 
     def less(label: np.ndarray | float | None, explained: Tensor | None, count: bool = True) -> np.ndarray | None:

@@ -34,8 +34,16 @@ class Repulsion(nn.Module):
         self.register_buffer("charges", torch.tensor([float(z) for z in numbers], dtype=dtype))
         self.register_buffer("radii", torch.tensor([covalent_radii[z] for z in numbers], dtype=dtype))
 
-    def forward(self, r: Tensor, centre: Tensor, neighbour: Tensor) -> Tensor:
-        """Energy of each directed pair, eV, half of the bond's: distances and species indices, all (N, K)."""
+    def forward(self, vectors: Tensor, mask: Tensor, species: Tensor, neighbour_species: Tensor) -> Tensor:
+        """Energy of each atom, half of its bonds', eV, (N,).
+
+        Args:
+            vectors: to its neighbours, A, (N, K, 3).
+            mask: True for real neighbours, (N, K).
+            species: (N,).
+            neighbour_species: (N, K).
+        """
+        r, centre, neighbour = vectors.square().sum(-1).sqrt(), species[:, None], neighbour_species
         z_i, z_j = self.charges[centre], self.charges[neighbour]
         x = r * (z_i**0.23 + z_j**0.23) / 0.46850
         screening = (
@@ -46,4 +54,5 @@ class Repulsion(nn.Module):
         )
         cutoff = self.reach * (self.radii[centre] + self.radii[neighbour])
         inside = (r / cutoff).clamp(max=1.0)
-        return 0.5 * _COULOMB * z_i * z_j / r * screening * polynomial_envelope(inside, 1.0)
+        pairs = 0.5 * _COULOMB * z_i * z_j / r * screening * polynomial_envelope(inside, 1.0)
+        return torch.where(mask, pairs, 0.0).sum(1)

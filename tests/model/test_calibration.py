@@ -54,8 +54,8 @@ def test_what_vanishes_by_symmetry_stays(make_network, dtype):
 
 
 def test_fresh_networks_start_small(make_network, make_frame, make_labelled):
-    """Their forces, but for a little repulsion, are 0.3 of those of the labels, whatever these are."""
-    teacher = make_network(seed=11)
+    """Their forces are 0.3 of those of the labels, whatever these are."""
+    teacher = make_network(seed=11, repulsion=False)
     teacher.energy_scale.fill_(40.0)
     labels = [make_labelled(make_frame(seed), teacher) for seed in range(4)]
     config = teacher.config.model_copy(update={"unit_activations": True})
