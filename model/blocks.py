@@ -1,12 +1,12 @@
-"""Responses of systems of any size: exact, in blocks of centre atoms, with memory that does not grow with the system.
+"""Responses of systems of any size: exact, in blocks of centre atoms, whose memory does not grow with the system.
 
-A strictly local model needs of a block its neighbour vectors alone. With u_i the enthalpy of centre i, v_ij = r_j - r_i
+A local model needs of a block its neighbour vectors alone. With u_i the enthalpy of centre i, v_ij = r_j - r_i
 and q_i the reference charges,
 
     F_j = sum_i (du_j/dv_ji - du_i/dv_ij) + q_j E,  P = -sum_i du_i/dE + sum_i q_i r_i,
     V sigma = sum_ij du_i/dv_ij v_ij^T - sum_i q_i E r_i^T (symmetrized),
 
-and Z* and alpha are one more derivative of the same. A long-range part, which has no field, is added as a whole. Sums
+and Z* and alpha are one more derivative of the same. A long-range part, which has no field, is evaluated at once. Sums
 run in float64, in the order of the blocks, so they do not depend on the number of threads.
 """
 

@@ -12,6 +12,7 @@ import torch
 from ..dft_inputs.records import ElectricResponse, Frame
 from .files import load_model
 from .graph import build_graph
+from .interface import refuse_open_boundaries
 from .network import EnthalpyNetwork
 from .responses import Responses
 from .stack import NetworkStack, architecture, stack_responses
@@ -82,12 +83,14 @@ def predict(
         batch_size: most frames at a time.
 
     Raises:
-        ValueError: no member, or members of different species.
+        ValueError: no member, members of different species, or frames that these do not take.
     """
     if not members:
         raise ValueError("a committee needs at least one member")
     if len({member.species for member in members}) > 1:
         raise ValueError("the members of a committee must know the same species in the same order")
+    for member in members:
+        refuse_open_boundaries(member, frames)
     fields = np.zeros((len(frames), 3)) if fields is None else np.broadcast_to(fields, (len(frames), 3))
     alike = len({architecture(member.config) for member in members}) == 1
     stacks = [NetworkStack(members)] if alike else [NetworkStack([member]) for member in members]

@@ -33,7 +33,8 @@ _SMALLEST = 4.0
 def screened_energy(graph: Graph, charges: Tensor, cutoff: float) -> Tensor:
     """U_long of each structure, eV, (B,), in the type of the graph's positions.
 
-    Time and memory grow like the square of the number of atoms: for some thousand of them.
+    Time grows like the square of the number of atoms: for some thousand of them. A cell that is not neutral gets a
+    background that makes it so.
 
     Args:
         graph: periodic structures.
@@ -67,14 +68,15 @@ def _of_one(positions: Tensor, charges: Tensor, cell: Tensor, width: float) -> T
 
 
 def measured_charges(frames: Sequence[LabelledFrame], species: Sequence[str]) -> dict[str, float]:
-    """Z*/sqrt(eps_inf) of each species, e: means over the frames, neutral over all of them.
+    """Z*/sqrt(eps_inf) of each species, e: means over the frames, and from there the closest that leave all neutral.
 
     Args:
-        frames: labelled; those with Z* and alpha count.
+        frames: labelled; those with Z* and alpha at zero field count.
         species: all of them.
 
     Raises:
-        ValueError: no label of Z* and alpha for a species, or frames that are not periodic.
+        ValueError: no label of Z* and alpha for a species, labels of no insulator, compositions that no charges leave
+            neutral, or frames that are not periodic.
     """
     if any(not all(item.frame.pbc) for item in frames):
         raise ValueError("network.long_range is for crystals: some frames are not periodic in three directions")
@@ -82,7 +84,7 @@ def measured_charges(frames: Sequence[LabelledFrame], species: Sequence[str]) ->
     permittivities = []
     for item in frames:
         born, alpha = item.response.born_effective_charges, item.response.polarizability
-        if born is None or alpha is None:
+        if born is None or alpha is None or item.response.field.any():
             continue
         permittivities.append(1 + 4 * np.pi * _COULOMB * np.trace(alpha) / 3 / item.frame.volume)
         for symbol, tensor in zip(item.frame.species, born, strict=True):
@@ -93,6 +95,12 @@ def measured_charges(frames: Sequence[LabelledFrame], species: Sequence[str]) ->
             f"network.long_range needs labels of Z* and alpha, and there are none of {', '.join(missing)}: "
             "label them, or leave it out"
         )
-    total = sum(map(sum, charges.values())) / sum(map(len, charges.values()))
-    screening = float(np.mean(permittivities)) ** 0.5
-    return {symbol: float(np.mean(found) - total) / screening for symbol, found in charges.items()}
+    permittivity = float(np.mean(permittivities))
+    if permittivity < 1:
+        raise ValueError(f"labels of alpha give eps_inf = {permittivity:.2f}, below 1: check their sign and unit")
+    means = np.array([np.mean(charges[symbol]) for symbol in species])
+    shares = np.array([[item.frame.species.count(symbol) / len(item.frame) for symbol in species] for item in frames])
+    neutral = means - np.linalg.pinv(shares, rcond=1e-6) @ (shares @ means)
+    if np.abs(neutral).max() < 0.5 * np.abs(means).max():
+        raise ValueError("network.long_range needs compositions that fixed charges leave neutral: leave it out")
+    return dict(zip(species, (neutral / permittivity**0.5).tolist(), strict=True))

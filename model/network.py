@@ -1,4 +1,4 @@
-"""The enthalpy network: strictly local, E(3)-equivariant, with the electric field in every layer's environment.
+"""The enthalpy network: local, E(3)-equivariant, with the electric field in every layer's environment.
 
 U(R, h, E) = sum_i [ e_ref(s_i) - 1/2 a_ref(s_i) E^2 + sum_j e_net(ij) + e_rep(ij) ] - E . sum_i q_i r_i
              + on request: sum_i u_ref(pairs and triples of i, E) + U_long(R, h)
@@ -34,6 +34,9 @@ class EnthalpyNetwork(LocalModel):
     Args:
         config: the architecture.
         seed: of the initial weights.
+
+    Raises:
+        ValueError: ``long_range`` without charges.
     """
 
     charges: Tensor
@@ -46,6 +49,8 @@ class EnthalpyNetwork(LocalModel):
 
     def __init__(self, config: NetworkConfig, seed: int = 0) -> None:
         super().__init__()
+        if config.long_range and config.screened_charges is None:
+            raise ValueError("a network with long_range needs screened_charges: initial_network measures them")
         self.config = config
         self.species = config.species
         self.cutoff = config.cutoff

@@ -60,7 +60,8 @@ def fit_references(
     rest = [_rest(model, item) for item in frames]
     if model.three_body is not None:
         left_out = {_UNEXPLAINED[name]: None for name in LABELS if name not in labels and name in _UNEXPLAINED}
-        fit_three_body(model.three_body, [replace(one.unexplained, **left_out) for one in rest], draw)
+        unexplained = [replace(one.unexplained, **left_out) for one in _without_species(rest)]
+        fit_three_body(model.three_body, unexplained, draw)
         rest = [_rest(model, item) for item in frames]
     _add_species(model, rest)
     forces = [np.square(one.unexplained.forces).mean() for one in rest if one.unexplained.forces is not None]
@@ -94,11 +95,13 @@ class _Rest:
     Attributes:
         counts: atoms of each species.
         trace: a third of that of alpha, at any field.
+        at_zero_field: is the energy known there? Not in a field where P or alpha is missing.
         unexplained: all labels, at zero field.
     """
 
     counts: np.ndarray
     trace: float | None
+    at_zero_field: bool
     unexplained: Unexplained
 
 
@@ -106,14 +109,14 @@ def _rest(model: EnthalpyNetwork, item: LabelledFrame) -> _Rest:
     """Forces and enthalpies at a field are taken to zero field; stress, Z* and alpha count at zero field alone."""
     response = item.response
     graph = build_graph([item.frame], model.species, model.cutoff, dtype=model.dtype)
-    tensors = response.born_effective_charges is not None or response.polarizability is not None
-    known = compute_responses(_Known(model), graph, stress=True, born=tensors)
+    fitted = model.three_body is not None
+    known = compute_responses(_Known(model), graph, stress=fitted, born=fitted)
     quiet = not response.field.any()
 
     def less(label: np.ndarray | float | None, explained: Tensor | None, count: bool = True) -> np.ndarray | None:
-        if label is None or explained is None or not count:
+        if label is None or not count:
             return None
-        return np.asarray(label) - explained.double().numpy()
+        return np.asarray(label) - (0.0 if explained is None else explained.double().numpy())
 
     stress = less(response.stress, None if known.stress is None else known.stress[0], quiet)
     alpha = less(response.polarizability, None if known.polarizability is None else known.polarizability[0])
@@ -127,7 +130,25 @@ def _rest(model: EnthalpyNetwork, item: LabelledFrame) -> _Rest:
         polarizability=alpha if quiet else None,
     )
     counts = np.array([item.frame.species.count(symbol) for symbol in model.species], dtype=float)
-    return _Rest(counts, None if alpha is None else float(np.trace(alpha)) / 3, unexplained)
+    complete = quiet or (response.polarization is not None and response.polarizability is not None)
+    return _Rest(counts, None if alpha is None else float(np.trace(alpha)) / 3, complete, unexplained)
+
+
+def _without_species(rest: Sequence[_Rest]) -> list[_Rest]:
+    """With what species explain taken off, on which a ridge must not pull: energies of DFT are far from zero."""
+    energies = [(one.counts, one.unexplained.energy) for one in rest if one.unexplained.energy is not None]
+    traces = [(one.counts, one.trace) for one in rest if one.trace is not None]
+    of_energy = _least_squares(energies).numpy() if energies else None
+    of_trace = _least_squares(traces).numpy() if traces else None
+    found = []
+    for one in rest:
+        energy, alpha = one.unexplained.energy, one.unexplained.polarizability
+        if energy is not None and of_energy is not None:
+            energy = energy - float(one.counts @ of_energy) if one.at_zero_field else None
+        if alpha is not None and of_trace is not None:
+            alpha = alpha - float(one.counts @ of_trace) * np.eye(3)
+        found.append(replace(one, unexplained=replace(one.unexplained, energy=energy, polarizability=alpha)))
+    return found
 
 
 def _add_species(model: EnthalpyNetwork, rest: Sequence[_Rest]) -> None:

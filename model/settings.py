@@ -106,6 +106,8 @@ class NetworkConfig(BaseModel):
             raise ValueError("reference_charges must name every species, or none")
         if self.screened_charges is not None and set(self.screened_charges) != set(self.species):
             raise ValueError("screened_charges must name every species, or be left out to be measured")
+        if self.screened_charges is not None and not self.long_range:
+            raise ValueError("screened_charges are those of long_range: true")
         scales = self.scales
         if scales is not None and (
             {len(scales.environment), len(scales.coupling), len(scales.update)} != {self.layers}

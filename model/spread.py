@@ -26,7 +26,7 @@ class SpreadModel(LocalModel):
     the first device in the order of the blocks: results do not depend on which device was free.
 
     Args:
-        model: a strictly local model, compiled or not. The copies keep the weights that it has now.
+        model: a local model, compiled or not. The copies keep the weights that it has now.
         devices: one for each copy; the first is the model's device to the outside.
 
     Raises:

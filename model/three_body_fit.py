@@ -21,6 +21,8 @@ _RIDGES = tuple(10.0**n for n in range(-9, 1))
 """Tried, in units of the mean square of a function."""
 _ENOUGH = 40
 """Equations for each coefficient; further frames, in random order, are left to the network."""
+_MOST_COLUMNS = 16_000
+"""Coefficients of one problem: some matrices of their square are held, 2 GB each."""
 _LEAST_SIZE = 1e-8
 """Root mean square of a function over the largest, below which it is none."""
 _CENTRES = 16
@@ -61,7 +63,16 @@ def fit_three_body(three_body: ThreeBody, frames: Sequence[Unexplained], draw: i
         draw: seed of a draw from the posterior of the coefficients (Bayesian ridge regression, whose noise is the mean
             square error on frames left out), so that members of a committee differ where the labels leave them free;
             the most probable ones where not given.
+
+    Raises:
+        ValueError: more coefficients than memory is likely to hold the equations of.
     """
+    largest = max(_energy_columns(three_body), _dipole_columns(three_body))
+    if largest > _MOST_COLUMNS:
+        raise ValueError(
+            f"network.reference: three_body would have {largest:,} coefficients for {three_body.n_species} species: "
+            "lower l_max, or leave it at species"
+        )
     three_body.clear()
     noise = None if draw is None else np.random.default_rng(draw)
     basis = deepcopy(three_body).double()
@@ -102,11 +113,14 @@ def _regression(
     if not parts:
         return None
     total = parts[0].plus(*parts[1:])
-    errors = [_error_left_out(total, parts, ridge) for ridge in _RIDGES] if len(parts) > 1 else [np.inf]
+    errors = np.zeros(len(_RIDGES))
+    for part in parts if len(parts) > 1 else ():
+        others = total.minus(part)
+        errors += [part.error(others.solve(ridge)) for ridge in _RIDGES]
     ridge = _RIDGES[int(np.argmin(errors))] if len(parts) > 1 else _RIDGES[-3]
     solution = total.solve(ridge)
     if noise is not None:
-        left = min(errors) if len(parts) > 1 else total.error(solution)
+        left = float(errors.min()) if len(parts) > 1 else total.error(solution)
         solution = solution + total.spread(ridge, max(left, 0.0) / total.count, noise)
     return torch.tensor(solution[: len(solution) - constants]).view(n_species, -1)
 
@@ -167,10 +181,6 @@ class _Normal:
         return float(self.square - 2 * self.vector @ coefficients + coefficients @ self.matrix @ coefficients)
 
 
-def _error_left_out(total: _Normal, parts: Sequence[_Normal], ridge: float) -> float:
-    return sum(part.error(total.minus(part).solve(ridge)) for part in parts)
-
-
 def _symmetric(basis: ThreeBody, upper: Tensor) -> Tensor:
     """Coefficients of products c <= c' as symmetric matrices, (S, l_max + 1, C, C)."""
     rows, columns = torch.triu_indices(basis.channels, basis.channels)
@@ -186,7 +196,7 @@ def _energy_equations(basis: ThreeBody, one: Unexplained) -> Equations | None:
     if one.forces is None and one.virial is None and one.energy is None:
         return None
     graph, n = one.graph, one.graph.n_atoms
-    size = basis.n_species * (basis.n_species * PAIR_RADIAL + _upper(basis) * (basis.l_max + 1))
+    size = _energy_columns(basis)
     energy, forces, virial = (torch.zeros(*shape, size, dtype=torch.float64) for shape in ((), (n, 3), (3, 3)))
     for part in _parts(basis, graph):
         values, slopes = _energy_functions(basis, part)
@@ -215,7 +225,7 @@ def _dipole_equations(basis: ThreeBody, one: Unexplained) -> Equations | None:
     """Of Z*[i, a, b] = dP_a/dr_ib."""
     if one.born_effective_charges is None:
         return None
-    size = basis.n_species * (basis.n_species * PAIR_RADIAL + basis.channels**2 * len(basis.degrees))
+    size = _dipole_columns(basis)
     born = torch.zeros(one.graph.n_atoms, 3, 3, size, dtype=torch.float64)
     for part in _parts(basis, one.graph):
         slopes = _dipole_slopes(basis, part)
@@ -245,8 +255,13 @@ def _polarizability_equations(basis: ThreeBody, one: Unexplained) -> Equations |
     return rows.view(9, -1).numpy(), one.polarizability.reshape(-1)
 
 
-def _upper(basis: ThreeBody) -> int:
-    return basis.channels * (basis.channels + 1) // 2
+def _energy_columns(basis: ThreeBody) -> int:
+    triples = (basis.l_max + 1) * basis.channels * (basis.channels + 1) // 2
+    return basis.n_species * (basis.n_species * PAIR_RADIAL + triples)
+
+
+def _dipole_columns(basis: ThreeBody) -> int:
+    return basis.n_species * (basis.n_species * PAIR_RADIAL + basis.channels**2 * len(basis.degrees))
 
 
 @dataclass(frozen=True)

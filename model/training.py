@@ -87,7 +87,7 @@ def initial_network(
     check_frames(frames, "training", config.species, config.reference_charges)
     neighbours = mean_neighbours(frames, config.species, config.cutoff)
     config = config.model_copy(update={"neighbours": neighbours})
-    if config.long_range:
+    if config.long_range and config.screened_charges is None:
         config = config.model_copy(update={"screened_charges": _charges(config, frames)})
     draw = seed if of_a_committee else None
     if config.unit_activations:

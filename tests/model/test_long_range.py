@@ -153,3 +153,27 @@ def test_dynamics_conserves_energy_in_a_field(make_network, make_frame):
     dynamics.attach(lambda: totals.append(atoms.get_total_energy()))
     dynamics.run(60)
     assert np.ptp(totals) < 0.02 * atoms.get_kinetic_energy()
+
+
+def test_charges_are_neutral_in_every_composition_or_refused(make_network, make_frame, make_labelled):
+    """Al4As4 beside Al8As8 has charges; beside Al5As3 none but zero would be neutral in both."""
+    teacher, frame = make_network(), make_frame(0)
+    signs = np.where(np.array(frame.species) == "Al", 1.0, -1.0)
+    labels = {
+        "born_effective_charges": (2.1 * signs)[:, None, None] * np.eye(3),
+        "polarizability": np.eye(3) * 8 * frame.volume / (4 * np.pi * COULOMB),
+    }
+    other = frame.model_copy(update={"species": ("Al",) * 5 + ("As",) * 3})
+    item = make_labelled(frame, teacher, **labels)
+    with pytest.raises(ValueError, match="leave neutral"):
+        measured_charges([item, make_labelled(other, make_network(reference_charges={}), **labels)], ("Al", "As"))
+    upside_down = {**labels, "polarizability": -labels["polarizability"]}
+    with pytest.raises(ValueError, match=r"eps_inf = .*below 1"):
+        measured_charges([make_labelled(frame, teacher, **upside_down)], ("Al", "As"))
+
+
+def test_settings_that_contradict_each_other_are_refused(make_network):
+    with pytest.raises(ValueError, match="long_range: true"):
+        make_network(screened_charges={"Al": 0.7, "As": -0.7})
+    with pytest.raises(ValueError, match="initial_network measures them"):
+        make_network(long_range=True)

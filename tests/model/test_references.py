@@ -154,3 +154,22 @@ def test_without_a_committee_every_seed_has_the_same_references(make_network, ma
     models = [initial_network(config, frames, seed) for seed in range(2)]
     forces = [compute_responses(model, make_batch(frames, model).graph).forces for model in models]
     assert_allclose(forces[0], forces[1], atol=1e-9)
+
+
+def test_the_zero_of_energy_does_not_matter(silent, make_network, make_frame, make_labelled):
+    """Total energies of DFT lie a thousand eV an atom below zero: forces and the choice of the ridge do not notice."""
+    teacher, found = make_network(1), []
+    for shift in (0.0, -1000.0):
+        labels = [make_labelled(make_frame(seed), teacher) for seed in range(4)]
+        training = [
+            item.model_copy(
+                update={"response": item.response.model_copy(update={"enthalpy": item.response.enthalpy + 8 * shift})}
+            )
+            for item in labels
+        ]
+        model = silent()
+        fit_references(model, training)
+        model.energy_scale.fill_(0.0)
+        graph = make_batch([make_labelled(make_frame(9), teacher)], model).graph
+        found.append(compute_responses(model, graph).forces)
+    assert_allclose(found[0], found[1], atol=1e-6)
