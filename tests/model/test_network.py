@@ -43,6 +43,12 @@ def rounded_model(request, make_network):
     return make_network(seed=3, **ARCHITECTURES.get(request.param, {"dtype": "float32"}))
 
 
+@pytest.fixture(params=[*(name for name in ARCHITECTURES if name != "long range"), "single precision"], ids=str)
+def local_model(request, make_network):
+    """Those that are strictly local, in every precision."""
+    return make_network(seed=3, **ARCHITECTURES.get(request.param, {"dtype": "float32"}))
+
+
 @pytest.mark.parametrize("field", [ZERO, FINITE], ids=["zero field", "finite field"])
 def test_first_derivatives(model, make_frame, make_graph, field):
     physics.check_first_derivatives(model, make_graph(model, make_frame(1, cubic=False), field=field))
@@ -80,16 +86,12 @@ def test_batch_independence(rounded_model, make_frame):
     physics.check_batch_independence(rounded_model, [make_frame(9), make_frame(10, cubic=False)], FINITE)
 
 
-def test_locality(rounded_model):
-    if not rounded_model.strictly_local:
-        pytest.skip("screened charges reach any distance: tests/model/test_long_range.py")
-    physics.check_locality(rounded_model, FINITE)
+def test_locality(local_model):
+    physics.check_locality(local_model, FINITE)
 
 
-def test_smooth_at_the_cutoff(rounded_model):
-    if not rounded_model.strictly_local:
-        pytest.skip("screened charges know no cutoff")
-    physics.check_smooth_at_the_cutoff(rounded_model, FINITE)
+def test_smooth_at_the_cutoff(local_model):
+    physics.check_smooth_at_the_cutoff(local_model, FINITE)
 
 
 def test_save_and_load_are_bit_identical(rounded_model, make_frame, make_graph, tmp_path):
