@@ -54,10 +54,17 @@ STRONG = 0.4999
 WEAK = 0.4
 """Of the strong field, for second differences."""
 NETWORK = NetworkConfig(
-    species=("Al", "As"), reference_charges={"Al": 3, "As": -3}, cutoff=5.0, scalars=32, tensors=16, field_scale=0.05
+    species=("Al", "As"),
+    reference_charges={"Al": 3, "As": -3},
+    reference="many_body",
+    cutoff=5.0,
+    scalars=32,
+    tensors=16,
+    field_scale=0.05,
 )
 TRAINING = TrainingSettings(
     batch_size=2,
+    learning_rate=5e-3,
     tolerances=Tolerances(
         enthalpy=5e-4,
         forces=5e-3,

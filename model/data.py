@@ -89,15 +89,8 @@ def make_batch(frames: Sequence[LabelledFrame | Example], model: EnthalpyNetwork
     fields = np.stack([item.response.field for item in frames])
     graph = build_graph(geometries, model.species, model.cutoff, fields, model.dtype)
     _check_neutral(graph, model, frames)
-    labels, present, noise = {}, {}, {}
+    present, noise = {}, {}
     for name in LABELS:
-        rows = []
-        for item in frames:
-            value = getattr(item.response, name)
-            shape = (len(item.frame), *_SHAPES[name]) if name in PER_ATOM else _SHAPES[name]
-            rows.append(np.zeros(shape) if value is None else np.asarray(value))
-        stacked = np.concatenate(rows) if name in PER_ATOM else np.stack(rows)
-        labels[name] = torch.tensor(stacked, dtype=model.dtype)
         present[name] = torch.tensor([getattr(item.response, name) is not None for item in frames])
         known = [item.noise.get(name, 0.0) if isinstance(item, Example) else 0.0 for item in frames]
         noise[name] = torch.tensor(known, dtype=model.dtype)
@@ -107,12 +100,25 @@ def make_batch(frames: Sequence[LabelledFrame | Example], model: EnthalpyNetwork
     ]
     return LabelledBatch(
         graph=graph,
-        labels=labels,
+        labels={name: value.to(model.dtype) for name, value in label_tensors(frames).items()},
         present=present,
         noise=noise,
         quanta=torch.tensor(np.stack(quanta), dtype=model.dtype),
         atoms=torch.tensor([float(len(frame)) for frame in geometries], dtype=model.dtype),
     )
+
+
+def label_tensors(frames: Sequence[LabelledFrame | Example]) -> dict[str, Tensor]:
+    """The labels of ``LabelledBatch``, float64; missing ones are zero."""
+    labels = {}
+    for name in LABELS:
+        rows = []
+        for item in frames:
+            value = getattr(item.response, name)
+            shape = (len(item.frame), *_SHAPES[name]) if name in PER_ATOM else _SHAPES[name]
+            rows.append(np.zeros(shape) if value is None else np.asarray(value, dtype=float))
+        labels[name] = torch.tensor(np.concatenate(rows) if name in PER_ATOM else np.stack(rows))
+    return labels
 
 
 def branch_shift(predicted: Tensor, batch: LabelledBatch) -> Tensor:

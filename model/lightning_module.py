@@ -28,9 +28,10 @@ from .data import LabelledBatch
 from .losses import DIRECTIONAL, SquaredErrors, evaluate, loss_sums, residuals
 from .member import Member
 from .network import EnthalpyNetwork
+from .parts import LearnedPart
 from .responses import Responses
 from .settings import EpochRecord, TrainingSettings
-from .stack import NetworkStack, repeat_batch
+from .stack import NetworkStack
 from .steps import Step, StepData, StepSampler, step_loader
 
 VALIDATION = "validation"
@@ -44,7 +45,7 @@ class EnthalpyTraining(LightningModule):
     """An optimizer with an exponential moving average of the weights, for one network or several in one pass.
 
     Args:
-        stack: of one network or of a committee, trained in place; all see the same frames in each step.
+        networks: one, or a committee of one architecture, trained in place; all see the same frames in each step.
         settings: how.
         data: the steps.
         validation: batches that judge the averaged weights.
@@ -53,7 +54,7 @@ class EnthalpyTraining(LightningModule):
 
     def __init__(
         self,
-        stack: NetworkStack,
+        networks: Sequence[EnthalpyNetwork],
         settings: TrainingSettings,
         data: StepData,
         validation: Sequence[LabelledBatch],
@@ -61,11 +62,11 @@ class EnthalpyTraining(LightningModule):
     ) -> None:
         super().__init__()
         self.settings = settings
-        self._members = [Member(network, settings) for network in stack.networks]
+        self._members = [Member(network, settings) for network in networks]
         self.members = nn.ModuleList(self._members)
         # In tuples, lest the networks be submodules twice.
-        self._stack = (stack,)
-        self._compiled = (CompiledModel(stack.networks[0]),) if settings.compile else ()
+        learned = [LearnedPart(network) for network in networks]
+        self._learned = (CompiledModel(learned[0]) if settings.compile else NetworkStack(learned),)
         self._data, self._validation, self._seed = data, validation, seed
         self._steps_per_epoch = len(StepSampler(data.examples, settings, seed))
         self._epoch_started = self._started = 0.0
@@ -115,8 +116,7 @@ class EnthalpyTraining(LightningModule):
     def training_step(self, step: Step, _: int) -> Tensor:
         """The loss of a step. On several devices its gradient adds up to that of all their frames in one batch."""
         size = len(self._members)
-        copies = [repeat_batch(batch, size) for batch in step.batches]
-        parts = [residuals(self._predict(batch, step.directions), batch, step.directions) for batch in copies]
+        parts = [residuals(self._predict(batch, step.directions), batch, step.directions) for batch in step.batches]
         sums, counts = loss_sums(parts, self.settings, size)
         if not step.counts:
             sums, counts = {name: 0 * value for name, value in sums.items()}, dict.fromkeys(counts, 0)
@@ -128,14 +128,14 @@ class EnthalpyTraining(LightningModule):
         return value * self.trainer.world_size
 
     def _predict(self, batch: LabelledBatch, directions: Tensor | None) -> Responses:
-        """The responses that the loss needs, and no dearer ones."""
+        """The learned part of the responses that the loss needs, and no dearer ones."""
         used = self.settings.tolerances.used()
 
         def needed(*names: str) -> bool:
             return any(name in used and batch.holds(name) for name in names)
 
         return responses_in_blocks(
-            (self._compiled or self._stack)[0],
+            self._learned[0],
             batch.graph,
             stress=needed("stress"),
             born=needed(*DIRECTIONAL),

@@ -1,7 +1,7 @@
 """The enthalpy network: local, E(3)-equivariant, with the electric field in every layer's environment.
 
 U(R, h, E) = sum_i [ e_ref(s_i) - 1/2 a_ref(s_i) E^2 + sum_j e_net(ij) + e_rep(ij) ] - E . sum_i q_i r_i
-             + on request: sum_i u_ref(pairs and triples of i, E) + U_long(R, h)
+             + on request: sum_i u_ref(pairs, triples, quadruples of i, E) + U_long(R, h)
 
 Edges carry scalars and tensors as in Allegro (Musaelian et al., Nat. Commun. 14, 579 (2023)). The environment of an
 atom is the sum over its neighbours plus the solid harmonics of the field. Reference charges q_i (oxidation numbers)
@@ -17,11 +17,11 @@ from .graph import Environments, Graph
 from .interface import LocalModel
 from .layers.coupling import Coupling, DegreeLinear, Tensors
 from .layers.harmonics import field_harmonics, solid_harmonics
+from .layers.many_body import ManyBody
 from .layers.operations import concatenate, row_products
 from .layers.perceptron import Perceptron, linear
 from .layers.radial import BesselBasis, polynomial_envelope
 from .layers.repulsion import Repulsion
-from .layers.three_body import ThreeBody
 from .long_range import screened_energy
 from .settings import ActivationScales, NetworkConfig
 
@@ -29,7 +29,7 @@ _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 class EnthalpyNetwork(LocalModel):
-    """The network. ``energy_reference``, ``polarizability_reference`` and ``three_body`` are set by ``fit_references``.
+    """The network. ``energy_reference``, ``polarizability_reference`` and ``many_body`` are set by ``fit_references``.
 
     Args:
         config: the architecture.
@@ -75,8 +75,8 @@ class EnthalpyNetwork(LocalModel):
                 self.layers = nn.ModuleList(_Layer(config, scales, layer) for layer in range(config.layers))
                 self.readout = Perceptron(width, width, 1)
                 self.repulsion = Repulsion(config.species) if config.repulsion else None
-                wanted = config.reference == "three_body"
-                self.three_body = ThreeBody(n_species, config.cutoff, config.l_max) if wanted else None
+                wanted = config.reference == "many_body"
+                self.many_body = ManyBody(n_species, config.cutoff, config.l_max) if wanted else None
                 screened = config.screened_charges or {}
                 self.register_buffer(
                     "screened_charges", torch.tensor([screened.get(s, 0.0) for s in config.species]), persistent=False
@@ -101,9 +101,13 @@ class EnthalpyNetwork(LocalModel):
 
     def local_enthalpy(self, environments: Environments) -> Tensor:
         """Enthalpy of each atom without the reference charges, eV, (N,)."""
+        return self.learned_enthalpy(environments) + self.known_enthalpy(environments)
+
+    def learned_enthalpy(self, environments: Environments) -> Tensor:
+        """The part that depends on the weights, eV, (N,)."""
         scalars, envelope, r = self._edges(environments)
         per_edge = self.energy_scale * self.readout(scalars).view_as(r) * envelope / self.normalization
-        return per_edge.sum(1) + self.known_enthalpy(environments)
+        return per_edge.sum(1)
 
     def known_enthalpy(self, environments: Environments) -> Tensor:
         """The part that is not trained, references and repulsion, eV, (N,)."""
@@ -114,8 +118,8 @@ class EnthalpyNetwork(LocalModel):
         around = (environments.vectors, environments.mask, species, environments.neighbour_species)
         if self.repulsion is not None:
             enthalpy = enthalpy + self.repulsion(*around)
-        if self.three_body is not None:
-            enthalpy = enthalpy + self.three_body(*around, field)
+        if self.many_body is not None:
+            enthalpy = enthalpy + self.many_body(*around, field)
         return enthalpy
 
     def descriptors(self, graph: Graph) -> Tensor:

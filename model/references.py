@@ -1,4 +1,4 @@
-"""What is known before a network learns: references of species, of pairs and triples, and the size of the rest."""
+"""What is known before a network learns: references of species, many-body functions, and the size of the rest."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from ..dft_inputs.records import LABELS, ElectricResponse, LabelledFrame
-from .graph import Environments, Graph, build_graph
-from .interface import LocalModel
+from .graph import Graph, build_graph
+from .many_body_fit import Unexplained, fit_many_body
 from .network import EnthalpyNetwork
+from .parts import KnownPart
 from .responses import compute_responses
-from .three_body_fit import Unexplained, fit_three_body
 
-_LEAST_SCALES = {"species": 0.1, "three_body": 1e-3}
-"""Of the energy, eV. The forces of symmetric crystals vanish and tell nothing; what triples leave is small for sure."""
+_LEAST_SCALES = {"species": 0.1, "many_body": 1e-3}
+"""Of the energy, eV. Forces of symmetric crystals vanish and tell nothing; what many-body functions leave is small."""
 _UNEXPLAINED = {
     "enthalpy": "energy",
     "forces": "forces",
@@ -29,63 +29,52 @@ _UNEXPLAINED = {
 
 
 def fit_references(
-    model: EnthalpyNetwork,
+    models: Sequence[EnthalpyNetwork],
     frames: Sequence[LabelledFrame],
     labels: Collection[str] = LABELS,
-    draw: int | None = None,
+    draws: Sequence[int] | None = None,
 ) -> None:
-    """Set the model's references from training frames by least squares.
+    """Set the references of networks of one architecture from training frames by least squares.
 
-    Energy per species from the enthalpies, on-site polarizability per species from the traces of alpha, functions of
-    pairs and triples where the model has them, and the energy scale from what is left of the forces. What repulsion
-    and long-range charges explain is taken off first. Minimum-norm solutions serve where the composition does not
-    vary.
+    Energy per species from the enthalpies, on-site polarizability per species from the traces of alpha, many-body
+    functions where the models have them, and the energy scale from what is left of the forces. What repulsion and
+    long-range charges explain is taken off first. Minimum-norm solutions serve where the composition does not vary.
 
     Args:
-        model: whose references are set.
+        models: whose references are set.
         frames: training frames.
-        labels: those that pairs and triples are fitted to.
-        draw: as of ``fit_three_body``.
+        labels: those that many-body functions are fitted to.
+        draws: a seed for each model, as of ``ManyBodyFit.put_into``.
 
     Raises:
         ValueError: no frame has an enthalpy or forces.
     """
     if all(item.response.enthalpy is None and item.response.forces is None for item in frames):
         raise ValueError("no training frame has an enthalpy or forces: nothing to fit")
+    for model in models:
+        _clear(model)
+    rest = [_rest(models[0], item) for item in frames]
+    fit = None
+    if models[0].many_body is not None:
+        left_out = {_UNEXPLAINED[name]: None for name in LABELS if name not in labels and name in _UNEXPLAINED}
+        unexplained = [replace(one.unexplained, **left_out) for one in _without_species(rest)]
+        fit = fit_many_body(models[0].many_body, unexplained)
+    for place, model in enumerate(models):
+        if fit is not None and model.many_body is not None:
+            fit.put_into(model.many_body, None if draws is None else draws[place])
+            rest = [_rest(model, item) for item in frames]
+        _add_species(model, rest)
+        forces = [np.square(one.unexplained.forces).mean() for one in rest if one.unexplained.forces is not None]
+        least = _LEAST_SCALES[model.config.reference]
+        model.energy_scale.fill_(max(float(np.sqrt(np.mean(forces))), least) if forces else 1.0)
+
+
+def _clear(model: EnthalpyNetwork) -> None:
     with torch.no_grad():
         for reference in (model.energy_reference, model.polarizability_reference):
             reference.fill_(0.0)
-        if model.three_body is not None:
-            model.three_body.clear()
-    rest = [_rest(model, item) for item in frames]
-    if model.three_body is not None:
-        left_out = {_UNEXPLAINED[name]: None for name in LABELS if name not in labels and name in _UNEXPLAINED}
-        unexplained = [replace(one.unexplained, **left_out) for one in _without_species(rest)]
-        fit_three_body(model.three_body, unexplained, draw)
-        rest = [_rest(model, item) for item in frames]
-    _add_species(model, rest)
-    forces = [np.square(one.unexplained.forces).mean() for one in rest if one.unexplained.forces is not None]
-    least = _LEAST_SCALES[model.config.reference]
-    model.energy_scale.fill_(max(float(np.sqrt(np.mean(forces))), least) if forces else 1.0)
-
-
-class _Known(LocalModel):
-    """The part of a network that is not trained."""
-
-    def __init__(self, network: EnthalpyNetwork) -> None:
-        super().__init__()
-        self.network, self.species, self.cutoff = network, network.species, network.cutoff
-        self.charges = network.charges
-
-    @property
-    def strictly_local(self) -> bool:
-        return self.network.strictly_local
-
-    def long_range(self, graph: Graph) -> Tensor:
-        return self.network.long_range(graph)
-
-    def local_enthalpy(self, environments: Environments) -> Tensor:
-        return self.network.known_enthalpy(environments)
+        if model.many_body is not None:
+            model.many_body.clear()
 
 
 @dataclass(frozen=True)
@@ -109,8 +98,8 @@ def _rest(model: EnthalpyNetwork, item: LabelledFrame) -> _Rest:
     """Forces and enthalpies at a field are taken to zero field; stress, Z* and alpha count at zero field alone."""
     response = item.response
     graph = build_graph([item.frame], model.species, model.cutoff, dtype=model.dtype)
-    fitted = model.three_body is not None
-    known = compute_responses(_Known(model), graph, stress=fitted, born=fitted)
+    fitted = model.many_body is not None
+    known = compute_responses(KnownPart(model), graph, stress=fitted, born=fitted)
     quiet = not response.field.any()
 
     def less(label: np.ndarray | float | None, explained: Tensor | None, count: bool = True) -> np.ndarray | None:

@@ -66,7 +66,7 @@ class NetworkConfig(BaseModel):
             fast from thousands of atoms in thermal motion; from a hundred it learns by heart.
         scales: what was measured; ``initial_network`` puts it in.
         reference: what is fitted by least squares before the network learns the rest: an energy for each ``species``,
-            or for ``three_body`` also all functions of pairs and triples of a basis (``layers.three_body``).
+            or for ``many_body`` also functions of pairs, triples and quadruples (``layers.many_body``).
         long_range: add the Coulomb interaction of screened charges, Z*/sqrt(eps_inf), beyond the cutoff
             (``long_range``); needs labels of Z* and alpha, and periodic crystals.
         screened_charges: e; ``initial_network`` puts in those of the training set.
@@ -90,7 +90,7 @@ class NetworkConfig(BaseModel):
     neighbours: float = Field(default=20.0, gt=0)
     unit_activations: bool = False
     scales: ActivationScales | None = None
-    reference: Literal["species", "three_body"] = "species"
+    reference: Literal["species", "many_body"] = "species"
     long_range: bool = False
     screened_charges: dict[str, float] | None = None
     field_scale: float = Field(default=1.0, gt=0)

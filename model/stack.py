@@ -17,6 +17,7 @@ from .data import LabelledBatch
 from .graph import Graph
 from .interface import EnthalpyModel
 from .network import EnthalpyNetwork
+from .parts import LearnedPart
 from .responses import Responses, compute_responses
 from .settings import NetworkConfig
 
@@ -28,13 +29,13 @@ class NetworkStack(EnthalpyModel):
     optimizer that looks at whole weights (SOAP) sees those of one network at a time.
 
     Args:
-        members: networks on one device.
+        members: networks on one device, or what they learn.
 
     Raises:
         ValueError: no member, or members of different architectures.
     """
 
-    def __init__(self, members: Sequence[EnthalpyNetwork]) -> None:
+    def __init__(self, members: Sequence[EnthalpyNetwork | LearnedPart]) -> None:
         super().__init__()
         if not members:
             raise ValueError("a committee needs at least one member")
@@ -77,7 +78,7 @@ class NetworkStack(EnthalpyModel):
 class _LocalPart(nn.Module):
     """The part of a network that several can share a pass for."""
 
-    def __init__(self, network: EnthalpyNetwork) -> None:
+    def __init__(self, network: EnthalpyNetwork | LearnedPart) -> None:
         super().__init__()
         self.network = network
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,11 +12,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..dft_inputs.records import LabelledFrame
-from .data import LabelledBatch, make_batch
+from .data import LabelledBatch, label_tensors, make_batch
 from .examples import Example, example_of, field_examples
 from .losses import DIRECTIONAL
+from .member import copy_of
 from .network import EnthalpyNetwork
+from .parts import KnownPart
+from .responses import compute_responses
 from .settings import TrainingSettings
+from .stack import repeat_batch
 
 _MOST_CACHED = 10_000_000
 """Places for neighbours, of 33 bytes, in the batches that are kept."""
@@ -41,6 +45,8 @@ class StepPlan:
 @dataclass(frozen=True)
 class Step:
     """The batches of one step on one device: first those that need Z* or alpha, then those that do not.
+
+    Labels are what is left to learn (``StepData``).
 
     ``directions`` as in the plan, (D, 3) or None.
     """
@@ -136,24 +142,28 @@ class StepSampler(Sampler[StepPlan]):
 
 
 class StepData(Dataset[Step]):
-    """Steps as batches of tensors.
+    """Steps as batches of tensors: copies for each network, with the labels less what it knew before it learned.
 
     Args:
         examples: what there is.
-        network: what the batches are for.
+        networks: those that are trained together.
         used: labels that enter the loss.
     """
 
-    def __init__(self, examples: ExampleSet, network: EnthalpyNetwork, used: Sequence[str]) -> None:
-        self.examples, self.network = examples, network
+    def __init__(self, examples: ExampleSet, networks: Sequence[EnthalpyNetwork], used: Sequence[str]) -> None:
+        self.examples, self.networks = examples, networks
         self.dear = [name for name in DIRECTIONAL if name in used]
+        # The sums of energies are large: what is left of them deserves double precision.
+        self._known = [KnownPart(copy_of(network).double()) for network in networks]
+        self._rest: dict[int, list[dict[str, Tensor]]] = {}
         self._cache: dict[int, LabelledBatch] = {}
         self._cached = 0
 
     def __getitem__(self, plan: StepPlan) -> Step:  # type: ignore[override]
         dear = [i for i in plan.examples if self._is_dear(i)]
         cheap = [i for i in plan.examples if not self._is_dear(i)]
-        directions = None if plan.directions is None else torch.tensor(plan.directions, dtype=self.network.dtype)
+        dtype = self.networks[0].dtype
+        directions = None if plan.directions is None else torch.tensor(plan.directions, dtype=dtype)
         return Step(tuple(self._batch(part) for part in (dear, cheap) if part), directions, plan.counts)
 
     def _is_dear(self, index: int) -> bool:
@@ -161,18 +171,42 @@ class StepData(Dataset[Step]):
         return any(getattr(response, name) is not None for name in self.dear)
 
     def _batch(self, indices: list[int]) -> LabelledBatch:
-        examples = self.examples.examples
+        batch = repeat_batch(self._labelled(indices), len(self.networks))
+        rest = [self._labels_left(index) for index in indices]
+        labels = {
+            name: torch.cat([one[member][name] for member in range(len(self.networks)) for one in rest])
+            for name in batch.labels
+        }
+        return replace(batch, labels={name: value.to(batch.quanta) for name, value in labels.items()})
+
+    def _labelled(self, indices: list[int]) -> LabelledBatch:
+        examples, network = self.examples.examples, self.networks[0]
         if len(indices) > 1:
-            return make_batch([examples[i] for i in indices], self.network)
+            return make_batch([examples[i] for i in indices], network)
         (index,) = indices
         if index in self._cache:
             return self._cache[index]
-        batch = make_batch([examples[index]], self.network)
+        batch = make_batch([examples[index]], network)
         size = batch.graph.mask.numel()
         if self._cached + size <= _MOST_CACHED:
             self._cache[index] = batch
             self._cached += size
         return batch
+
+    def _labels_left(self, index: int) -> list[dict[str, Tensor]]:
+        """Labels of an example less what each network knew, float64."""
+        if index not in self._rest:
+            example = self.examples.examples[index]
+            labels = label_tensors([example])
+            dear = self._is_dear(index)
+            left = []
+            for part in self._known:
+                graph = make_batch([example], part.network).graph
+                known = compute_responses(part, graph, stress=example.response.stress is not None, born=dear)
+                explained = {name: getattr(known, name) for name in labels}
+                left.append({n: v if explained[n] is None else v - explained[n] for n, v in labels.items()})
+            self._rest[index] = left
+        return self._rest[index]
 
 
 def step_loader(data: StepData, sampler: StepSampler) -> DataLoader[Step]:

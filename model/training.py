@@ -65,12 +65,7 @@ class TrainingResult:
 
 
 def initial_network(
-    config: NetworkConfig,
-    frames: Sequence[LabelledFrame],
-    seed: int,
-    labels: Collection[str] = LABELS,
-    *,
-    of_a_committee: bool = False,
+    config: NetworkConfig, frames: Sequence[LabelledFrame], seed: int, labels: Collection[str] = LABELS
 ) -> EnthalpyNetwork:
     """A fresh network normalized to training frames: neighbours, activations, references by least squares.
 
@@ -79,26 +74,53 @@ def initial_network(
         frames: those it is to be trained on.
         seed: of the weights.
         labels: those it is to be trained on.
-        of_a_committee: let coefficients of pairs and triples differ by the seed, as far as the labels leave them free.
 
     Raises:
         TrainingDataError: frames that cannot be trained on.
     """
+    return _initial(config, frames, [seed], labels, draws=None)[0]
+
+
+def initial_committee(
+    config: NetworkConfig, frames: Sequence[LabelledFrame], seeds: Sequence[int], labels: Collection[str] = LABELS
+) -> list[EnthalpyNetwork]:
+    """As ``initial_network``, one for each seed.
+
+    Their many-body functions differ as far as the labels leave them free.
+    """
+    return _initial(config, frames, seeds, labels, draws=seeds)
+
+
+def _initial(
+    config: NetworkConfig,
+    frames: Sequence[LabelledFrame],
+    seeds: Sequence[int],
+    labels: Collection[str],
+    draws: Sequence[int] | None,
+) -> list[EnthalpyNetwork]:
     check_frames(frames, "training", config.species, config.reference_charges)
     neighbours = mean_neighbours(frames, config.species, config.cutoff)
     config = config.model_copy(update={"neighbours": neighbours})
     if config.long_range and config.screened_charges is None:
         config = config.model_copy(update={"screened_charges": _charges(config, frames)})
-    draw = seed if of_a_committee else None
-    if config.unit_activations:
-        model = _of_unit_activations(config, frames, seed, labels, draw)
-    else:
-        model = EnthalpyNetwork(config, seed)
-        fit_references(model, frames, labels, draw)
-    if model.three_body is not None:
-        # What is known is better than anything a fresh network adds to it.
-        model.readout.silence()
-    return model
+    few = [frames[i] for i in np.linspace(0, len(frames) - 1, min(_MEASURED, len(frames))).round().astype(int)]
+    models = [EnthalpyNetwork(_scaled(config, few, seed), seed) for seed in seeds]
+    fit_references(models, frames, labels, draws)
+    for model in models:
+        if config.unit_activations:
+            _start_small(model, few)
+        if model.many_body is not None:
+            # What is known is better than anything a fresh network adds to it.
+            model.readout.silence()
+    return models
+
+
+def _scaled(config: NetworkConfig, frames: Sequence[LabelledFrame], seed: int) -> NetworkConfig:
+    """With the sizes of activations that a network of this seed has, where they are wanted."""
+    if not config.unit_activations:
+        return config
+    scales = measured_scales(EnthalpyNetwork(config, seed), [item.frame for item in frames])
+    return config.model_copy(update={"scales": scales})
 
 
 def _charges(config: NetworkConfig, frames: Sequence[LabelledFrame]) -> dict[str, float]:
@@ -106,17 +128,6 @@ def _charges(config: NetworkConfig, frames: Sequence[LabelledFrame]) -> dict[str
         return measured_charges(frames, config.species)
     except ValueError as error:
         raise TrainingDataError(str(error)) from error
-
-
-def _of_unit_activations(
-    config: NetworkConfig, frames: Sequence[LabelledFrame], seed: int, labels: Collection[str], draw: int | None
-) -> EnthalpyNetwork:
-    few = [frames[i] for i in np.linspace(0, len(frames) - 1, min(_MEASURED, len(frames))).round().astype(int)]
-    scales = measured_scales(EnthalpyNetwork(config, seed), [item.frame for item in few])
-    model = EnthalpyNetwork(config.model_copy(update={"scales": scales}), seed)
-    fit_references(model, frames, labels, draw)
-    _start_small(model, few)
-    return model
 
 
 def _start_small(model: EnthalpyNetwork, frames: Sequence[LabelledFrame]) -> None:
@@ -193,7 +204,7 @@ def train_committee(
     Raises:
         ValueError: no member, members of different architectures, or several that are to be compiled.
     """
-    stack = NetworkStack(members)
+    NetworkStack(members)  # refuses those that cannot be one
     if settings.compile and len(members) > 1:
         raise ValueError("compile: true is for networks that are trained one by one, not together")
     config = members[0].config
@@ -206,7 +217,7 @@ def train_committee(
         if shared:
             raise TrainingDataError(f"{len(shared)} frames are both in the {what} and the validation set")
     judges = _batches(members[0], validation)
-    fit = _fit(stack, training, judges, settings, seed, replay, checkpoint, progress)
+    fit = _fit(members, training, judges, settings, seed, replay, checkpoint, progress)
     known = _batches(members[0], training)
     return [
         TrainingResult(
@@ -231,7 +242,7 @@ class _Fit:
 
 
 def _fit(
-    stack: NetworkStack,
+    networks: Sequence[EnthalpyNetwork],
     training: Sequence[LabelledFrame],
     validation: Sequence[LabelledBatch],
     settings: TrainingSettings,
@@ -243,8 +254,8 @@ def _fit(
     from .lightning_module import EnthalpyTraining  # noqa: PLC0415  (Lightning takes seconds to import)
 
     examples = ExampleSet(training, replay, settings.field_points > 0)
-    data = StepData(examples, stack.networks[0], settings.tolerances.used())
-    module = EnthalpyTraining(stack, settings, data, validation, seed)
+    data = StepData(examples, networks, settings.tolerances.used())
+    module = EnthalpyTraining(networks, settings, data, validation, seed)
     resumed = checkpoint if checkpoint is not None and checkpoint.exists() else None
     unreadable = TrainingDataError(f"{resumed} cannot be read as a checkpoint: remove it to start anew")
     if resumed is not None and not is_zipfile(resumed):

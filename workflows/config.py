@@ -124,7 +124,7 @@ class CommitteeSection(Section):
     Attributes:
         members: size of the committee.
         network: architecture (species are taken from the structure).
-        training: of the first generation.
+        training: of the first generation; with ``network.reference: many_body`` of all, each of which starts anew.
         retraining_epochs: of later generations, which start from the weights before.
         retraining_learning_rate: of later generations; that of ``training`` where not given. A third of that keeps what
             was learned.

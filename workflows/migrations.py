@@ -81,6 +81,13 @@ def kind_of(document: Mapping[str, Any]) -> str | None:
     return name if name in KINDS else None
 
 
+def records_of(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The records in a job's document: its output, or those that its output lists."""
+    output = document.get("output")
+    many = output if isinstance(output, list) else [output]
+    return [one for one in many if isinstance(one, dict) and one.get("@class") in KINDS]
+
+
 def upgraded(output: Mapping[str, Any], steps: Mapping[int, Step] = STEPS) -> dict[str, Any]:
     """A stored record at the version that the steps lead to; the same one where it is there, or newer.
 
@@ -170,9 +177,8 @@ def _survey(connection: sqlite3.Connection, path: Path, newest: int) -> tuple[in
     versions: Counter[int] = Counter()
     for collection in collections_of(connection):
         for _, text in rows(connection, collection):
-            document = json.loads(text)
-            if kind_of(document):
-                versions[version_of(document["output"])] += 1
+            for record in records_of(json.loads(text)):
+                versions[version_of(record)] += 1
     if versions and max(versions) > newest:
         raise StoreError(
             f"{path} holds records of a newer fieldloop (schema {max(versions)}, this one writes {newest}): upgrade it"
@@ -187,11 +193,14 @@ def _write(connection: sqlite3.Connection, steps: Mapping[int, Step]) -> dict[st
         update = f"UPDATE {collection} SET document = ? WHERE id = ?"  # noqa: S608  (our names)
         for number, text in rows(connection, collection):
             document = decode(text)
-            kind = kind_of(document)
-            if kind and version_of(document["output"]) in steps:
-                document["output"] = upgraded(document["output"], steps)
+            outdated = [record for record in records_of(document) if version_of(record) in steps]
+            for record in outdated:
+                later = upgraded(record, steps)
+                record.clear()
+                record.update(later)
+                written[record["@class"]] += 1
+            if outdated:
                 connection.execute(update, [encode(document), number])
-                written[kind] += 1
     return dict(sorted(written.items()))
 
 

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from ..dft_inputs.records import LabelledFrame, Record
 from .config import first_error
-from .migrations import upgraded
+from .migrations import records_of, upgraded
 from .query import EVERYTHING, FIELDS_OF_QUERIES, Query, QueryError
 from .records import Exploration, GenerationRecord, ParentCheck, SelectionRecord, TrainedModel
 from .sqlite_file import StoreError
@@ -139,8 +139,9 @@ def read_records(store: JobStore, kind: type[R], *keys: str) -> tuple[R, ...]:
     """The latest record for each value of its keys, sorted by them."""
     found: dict[tuple, R] = {}
     for document in _documents(store, {"output.@class": kind.__name__}):
-        record = as_record(kind, document)
-        found[tuple(getattr(record, key) for key in keys)] = record
+        for output in records_of(document):
+            record = as_record(kind, {**document, "output": output})
+            found[tuple(getattr(record, key) for key in keys)] = record
     return tuple(found[key] for key in sorted(found))
 
 

@@ -19,7 +19,7 @@ from ..dft_inputs.records import LABELS, SCHEMA_VERSION, ElectricResponse, Label
 from .config import first_error
 from .keys import content_uuid
 from .labelling import label_key
-from .migrations import KINDS, collections_of, kind_of, rows, upgraded, version_of
+from .migrations import KINDS, collections_of, records_of, rows, upgraded, version_of
 from .paths import located
 from .records import Exploration, LabelPart, SelectionRecord, TrainedModel
 from .sqlite_file import StoreError, open_file
@@ -137,10 +137,12 @@ def _check_document(document: Mapping[str, Any], where: str, seen: _Seen) -> Non
         key = None  # a job that replaced another inherits its metadata
     if key is not None and document.get("uuid") != content_uuid(key):
         seen.error(where, "its uuid does not follow from its content key")
-    kind = kind_of(document)
-    if kind is None:
-        return
-    output = document["output"]
+    for output in records_of(document):
+        _check_record(output, key, where, seen)
+
+
+def _check_record(output: Mapping[str, Any], key: str | None, where: str, seen: _Seen) -> None:
+    kind = output["@class"]
     seen.outdated += version_of(output) < SCHEMA_VERSION
     try:
         record = KINDS[kind].model_validate(upgraded(output))

@@ -59,7 +59,7 @@ class TrainMaker(Maker):
             labels: all labelled frames, failed and flagged ones too: those are left out.
             validation_ids: ``label_id`` of the frames that only judge.
             generation: its number, for the records.
-            start: the committee to go on from, one model a member.
+            start: the committee to go on from, one model a member; not used with many-body references.
 
         Raises:
             ValueError: no trainable frame is left.
@@ -69,6 +69,9 @@ class TrainMaker(Maker):
         check_one_level(usable)
         training = [label for label in usable if label.label_id not in validation_ids]
         validation = [label for label in usable if label.label_id in validation_ids]
+        if self.network.reference == "many_body":
+            # Least squares of all frames tell more than weights that learned what fewer frames left.
+            start = ()
         if not training:
             reasons = sorted(
                 {label.failure or ", ".join(label.quality.flags) for label in labels if not label.trainable}
@@ -177,15 +180,11 @@ def train_member(
 ) -> TrainedModel:
     """Train one network in the current directory, going on from its checkpoint where there is one."""
     from ..model.files import load_model  # noqa: PLC0415  (torch is imported by the worker alone)
-    from ..model.training import initial_network, train  # noqa: PLC0415
+    from ..model.training import initial_committee, train  # noqa: PLC0415
 
     here = Path.cwd()
     labels = settings.tolerances.used()
-    model = (
-        load_model(located(start.directory))
-        if start
-        else initial_network(network, training, seed, labels, of_a_committee=True)
-    )
+    model = load_model(located(start.directory)) if start else initial_committee(network, training, [seed], labels)[0]
     log = _TrainingLog(here / "training.log")
     result = train(model, training, validation, settings, seed=seed, checkpoint=here / "checkpoint.pt", progress=log)
     return _recorded(result, here / "model", reach, settings, generation, member, start, training, validation)
@@ -204,16 +203,15 @@ def train_together(
 ) -> list[TrainedModel]:
     """Train a committee in one pass in the current directory, going on from its checkpoint where there is one."""
     from ..model.files import load_model  # noqa: PLC0415  (torch is imported by the worker alone)
-    from ..model.training import initial_network, train_committee  # noqa: PLC0415
+    from ..model.training import initial_committee, train_committee  # noqa: PLC0415
 
     here = Path.cwd()
     befores, labels = start or [None] * len(seeds), settings.tolerances.used()
-    models = [
-        load_model(located(before.directory))
-        if before
-        else initial_network(network, training, seed, labels, of_a_committee=True)
-        for before, seed in zip(befores, seeds, strict=True)
-    ]
+    models = (
+        [load_model(located(before.directory)) for before in start]
+        if start
+        else initial_committee(network, training, seeds, labels)
+    )
     log = _TrainingLog(here / "training.log")
     results = train_committee(
         models, training, validation, settings, seed=seeds[0], checkpoint=here / "checkpoint.pt", progress=log

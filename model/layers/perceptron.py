@@ -24,9 +24,16 @@ class Perceptron(nn.Module):
         self.weights = nn.ParameterList([nn.Parameter(torch.randn(a, b)) for a, b in pairwise(sizes)])
 
     def silence(self) -> None:
-        """Make the output zero, until the last layer is trained."""
+        """Make the output zero: pairs of equal hidden units enter it with opposite signs.
+
+        Zeros in the last layer would do as well, but leave the layers below without a gradient, for long.
+        """
+        hidden, last = self.weights[-2], self.weights[-1]
+        half = len(last) // 2
         with torch.no_grad():
-            self.weights[-1].zero_()
+            hidden[:, half : 2 * half] = hidden[:, :half]
+            last[half : 2 * half] = -last[:half]
+            last[2 * half :] = 0.0
 
     def forward(self, x: Tensor) -> Tensor:
         """(sizes[0], E) to (sizes[-1], E)."""

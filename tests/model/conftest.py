@@ -36,11 +36,13 @@ def network(seed: int = 0, **changes) -> EnthalpyNetwork:
     with torch.no_grad():
         model.polarizability_reference.copy_(torch.tensor([0.3, 1.1]))
         model.energy_reference.copy_(torch.tensor([-2.0, 1.0]))
-        if model.three_body is not None:
+        if model.many_body is not None:
             generator = torch.Generator().manual_seed(seed)
-            layer = model.three_body
+            layer = model.many_body
             for coefficients in (layer.pairs, layer.energy_triples, layer.dipole_triples):
                 coefficients.copy_(0.1 * torch.randn(coefficients.shape, generator=generator))
+            for coefficients in layer.products.coefficients:
+                coefficients.copy_(0.003 * torch.randn(coefficients.shape, generator=generator))
     return model
 
 

@@ -6,14 +6,17 @@ import numpy as np
 import pytest
 import torch
 from fieldloop.dft_inputs.formats import read_labels, read_labels_or_stop
-from fieldloop.dft_inputs.records import LabelledFrame, Quality
+from fieldloop.dft_inputs.records import LABELS, LabelledFrame, Quality
 from fieldloop.model.checks import TrainingDataError, check_frames
 from fieldloop.model.data import make_batch
 from fieldloop.model.examples import Example, example_of, field_examples, label_noise
 from fieldloop.model.losses import loss, residuals
+from fieldloop.model.parts import LearnedPart
 from fieldloop.model.responses import Responses, compute_responses
 from fieldloop.model.settings import Tolerances, TrainingSettings
-from fieldloop.model.steps import ExampleSet, StepData, StepSampler
+from fieldloop.model.stack import NetworkStack
+from fieldloop.model.steps import ExampleSet, StepData, StepPlan, StepSampler
+from numpy.testing import assert_allclose
 
 RUNS = Path(__file__).parents[1] / "data" / "espresso"
 
@@ -149,11 +152,27 @@ def test_only_frames_with_second_derivatives_pay_for_them(items, make_network):
     """Field points, and frames without Z* and alpha, are computed apart from those that need a second derivative."""
     bare = items[1].response.model_copy(update={"born_effective_charges": None, "polarizability": None})
     labels = [items[0], items[1].model_copy(update={"response": bare})]
-    data = StepData(ExampleSet(labels, (), field_points=False), make_network(layers=1, l_max=1), Tolerances().used())
+    data = StepData(ExampleSet(labels, (), field_points=False), [make_network(layers=1, l_max=1)], Tolerances().used())
     sampler = StepSampler(data.examples, TrainingSettings(batch_size=2), seed=0)
     (step,) = (data[plan] for plan in sampler)
     assert [batch.holds("born_effective_charges") for batch in step.batches] == [True, False]
     assert sum(batch.graph.n_structures for batch in step.batches) == 2
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_what_is_left_to_learn(items, make_network, copies):
+    """Errors of the learned part against the labels that are left are those of the whole against the labels."""
+    changes = {"reference": "many_body", "long_range": True, "screened_charges": {"Al": 1.3, "As": -1.3}}
+    networks = [make_network(seed, layers=1, l_max=1, **changes) for seed in range(copies)]
+    data = StepData(ExampleSet(items[:2], (), field_points=False), networks, Tolerances().used())
+    (batch,) = data[StepPlan((0, 1))].batches
+    learned = NetworkStack([LearnedPart(network) for network in networks])
+    found = residuals(compute_responses(learned, batch.graph, stress=True, born=True), batch)
+    whole = make_batch(items[:2], networks[0])
+    expected = [residuals(compute_responses(n, whole.graph, stress=True, born=True), whole) for n in networks]
+    for name, residual in found.items():
+        assert_allclose(residual.error, torch.cat([one[name].error for one in expected]), atol=1e-8, err_msg=name)
+    assert set(found) == set(LABELS)
 
 
 def changed(label, **changes):

@@ -141,8 +141,8 @@ def test_molecules_are_refused(make_network, make_frame):
 
 def test_dynamics_conserves_energy_in_a_field(make_network, make_frame):
     """Forces of all parts belong to one enthalpy: NVE, blocks of atoms and all."""
-    model = make_network(reference="three_body", **SCREENED)
-    for coefficients in (model.three_body.pairs, model.three_body.energy_triples):
+    model = make_network(reference="many_body", **SCREENED)
+    for coefficients in (model.many_body.pairs, model.many_body.energy_triples):
         coefficients.mul_(0.01)
     atoms = make_frame(1, stdev=0.05).to_atoms()
     atoms.calc = EnthalpyCalculator(model, field=(0.0, 0.1, 0.0))

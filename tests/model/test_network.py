@@ -10,9 +10,11 @@ from e3nn import o3
 from fieldloop.dft_inputs.records import Frame
 from fieldloop.model.files import ModelFileError, load_model, save_model
 from fieldloop.model.graph import build_graph
+from fieldloop.model.layers.perceptron import Perceptron
 from fieldloop.model.network import EnthalpyNetwork
 from fieldloop.model.responses import compute_responses
 from fieldloop.model.settings import NetworkConfig
+from numpy.testing import assert_allclose
 
 _spec = importlib.util.spec_from_file_location("model_physics", Path(__file__).with_name("physics.py"))
 physics = importlib.util.module_from_spec(_spec)
@@ -26,7 +28,7 @@ ARCHITECTURES = {
     "three layers, both parities": {"layers": 3, "l_max": 1, "parity": "both", "tensors": 3},
     "l 3": {"l_max": 3, "tensors": 3},
     "no charges, no repulsion": {"reference_charges": {}, "repulsion": False},
-    "pairs and triples": {"reference": "three_body"},
+    "many-body references": {"reference": "many_body"},
     "long range": {"long_range": True, "screened_charges": {"Al": 0.7, "As": -0.7}},
 }
 
@@ -185,3 +187,18 @@ def test_seed_fixes_the_weights(make_network):
     a, b, c = (EnthalpyNetwork(make_network().config, seed) for seed in (1, 1, 2))
     assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
     assert any(not torch.equal(x, y) for x, y in zip(a.parameters(), c.parameters(), strict=True))
+
+
+def test_a_silent_perceptron_learns_at_once():
+    """Its output is zero; after one step down the gradient of the last two layers the first has one too."""
+    torch.manual_seed(0)
+    perceptron = Perceptron(5, 7, 7, 1).double()
+    perceptron.silence()
+    x = torch.randn(5, 20, dtype=torch.float64)
+    assert_allclose(perceptron(x).detach(), 0.0, atol=1e-14)
+    for layer in (1, 0):
+        gradients = torch.autograd.grad((perceptron(x) - 1).square().mean(), list(perceptron.parameters()))
+        assert float(gradients[layer].abs().max()) > 1e-3
+        with torch.no_grad():
+            for weight, gradient in zip(perceptron.parameters(), gradients, strict=True):
+                weight.sub_(0.1 * gradient)

@@ -1,14 +1,14 @@
-"""Pairs and triples by least squares: what is recovered, and that the equations are those of the model."""
+"""Many-body functions by least squares: what is recovered, and that the equations are those of the model."""
 
 import numpy as np
 import pytest
 import torch
-from fieldloop.model import three_body_fit
+from fieldloop.model import many_body_fit
 from fieldloop.model.data import make_batch
+from fieldloop.model.many_body_fit import Unexplained
 from fieldloop.model.references import fit_references
 from fieldloop.model.responses import compute_responses
-from fieldloop.model.three_body_fit import Unexplained
-from fieldloop.model.training import initial_network
+from fieldloop.model.training import initial_committee, initial_network
 from numpy.testing import assert_allclose
 
 
@@ -17,7 +17,7 @@ def silent(make_network):
     """A model that is its references alone."""
 
     def build(seed=0, **changes):
-        model = make_network(seed, repulsion=False, reference="three_body", **{"reference_charges": {}, **changes})
+        model = make_network(seed, repulsion=False, reference="many_body", **{"reference_charges": {}, **changes})
         model.energy_scale.fill_(0.0)
         return model
 
@@ -40,19 +40,23 @@ def test_equations_are_those_of_the_model(silent, make_frame, make_graph, monkey
         born_effective_charges=wanted.born_effective_charges.numpy(),
         polarizability=wanted.polarizability[0].numpy(),
     )
-    basis = model.three_body
+    basis = model.many_body
     rows, columns = torch.triu_indices(basis.channels, basis.channels)
     twice = torch.where(rows == columns, 1.0, 2.0)
     symmetric = (basis.energy_triples + basis.energy_triples.transpose(2, 3)) / 2
     triples = (symmetric[:, :, rows, columns] * twice).flatten(1)
     constants = np.zeros(2)
-    energy = np.concatenate([torch.cat([basis.pairs[:, 0], triples], 1).flatten(), constants])
-    dipole = torch.cat([basis.pairs[:, 1], basis.dipole_triples.flatten(1)], 1).flatten().numpy()
-    polarizability = np.concatenate([basis.pairs[:, 2:].flatten(), constants])
+    products = basis.products
+    energy = torch.cat([basis.pairs[:, 0], triples, products.energy.flatten(1)], 1).flatten()
+    energy = np.concatenate([energy, constants])
+    dipole = torch.cat([basis.pairs[:, 1], basis.dipole_triples.flatten(1), products.dipole.flatten(1)], 1)
+    dipole = dipole.flatten().numpy()
+    parts = [basis.pairs[:, 2:], products.isotropic, products.anisotropic]
+    polarizability = np.concatenate([torch.cat([part.flatten(1) for part in parts], 1).flatten(), constants])
     for equations, coefficients in (
-        (three_body_fit._energy_equations, energy),
-        (three_body_fit._dipole_equations, dipole),
-        (three_body_fit._polarizability_equations, polarizability),
+        (many_body_fit._energy_equations, energy),
+        (many_body_fit._dipole_equations, dipole),
+        (many_body_fit._polarizability_equations, polarizability),
     ):
         matrix, values = equations(basis, labels)
         assert_allclose(matrix @ coefficients, values, atol=1e-8, err_msg=equations.__name__)
@@ -63,7 +67,7 @@ def test_what_is_of_pairs_and_triples_is_recovered(silent, make_frame, make_labe
     teacher, model = silent(5), silent(6)
     with torch.no_grad():
         teacher.energy_reference.copy_(torch.tensor([-250.0, 90.0]))
-    fit_references(model, [make_labelled(make_frame(seed), teacher) for seed in range(24)])
+    fit_references([model], [make_labelled(make_frame(seed), teacher) for seed in range(24)])
     model.energy_scale.fill_(0.0)
     item = make_labelled(make_frame(50), teacher)
     found = compute_responses(model, make_batch([item], model).graph, stress=True, born=True)
@@ -79,7 +83,7 @@ def test_few_frames_are_not_learned_by_heart(silent, make_network, make_frame, m
     teacher = make_network(1)
     training = [make_labelled(make_frame(seed), teacher) for seed in range(2)]
     model = silent()
-    fit_references(model, training)
+    fit_references([model], training)
     model.energy_scale.fill_(0.0)
     other = [make_labelled(make_frame(seed), teacher) for seed in range(10, 16)]
     found = compute_responses(model, make_batch(other, model).graph).forces.numpy()
@@ -91,7 +95,7 @@ def test_a_field_is_taken_off_the_forces(silent, make_frame, make_labelled):
     """Labels in a field give the references of those without, where Z* tells how forces follow it."""
     teacher, models = silent(5), (silent(6), silent(6))
     for model, field in zip(models, ((0.0, 0.0, 0.0), (0.0, 0.03, 0.0)), strict=True):
-        fit_references(model, [make_labelled(make_frame(s), teacher, field=field, stress=None) for s in range(4)])
+        fit_references([model], [make_labelled(make_frame(s), teacher, field=field, stress=None) for s in range(4)])
     item, found = make_labelled(make_frame(50), teacher), []
     for model in models:
         model.energy_scale.fill_(0.0)
@@ -102,10 +106,10 @@ def test_a_field_is_taken_off_the_forces(silent, make_frame, make_labelled):
 def test_a_label_that_is_missing_leaves_its_part_at_zero(silent, make_frame, make_labelled):
     teacher, model = silent(5), silent(6)
     missing = {"born_effective_charges": None, "polarizability": None}
-    fit_references(model, [make_labelled(make_frame(s), teacher, **missing) for s in range(3)])
-    assert bool(model.three_body.pairs[:, 0].any())
-    assert not bool(model.three_body.pairs[:, 1:].any())
-    assert not bool(model.three_body.dipole_triples.any())
+    fit_references([model], [make_labelled(make_frame(s), teacher, **missing) for s in range(3)])
+    assert bool(model.many_body.pairs[:, 0].any())
+    assert not bool(model.many_body.pairs[:, 1:].any())
+    assert not bool(model.many_body.dipole_triples.any())
 
 
 def test_what_is_left_sets_the_scale(make_network, make_frame, make_labelled):
@@ -113,7 +117,7 @@ def test_what_is_left_sets_the_scale(make_network, make_frame, make_labelled):
     frames = [make_labelled(make_frame(seed), teacher) for seed in range(12)]
     plain, fitted = (
         initial_network(teacher.config.model_copy(update=changes), frames, seed=0)
-        for changes in ({}, {"reference": "three_body"})
+        for changes in ({}, {"reference": "many_body"})
     )
     assert float(fitted.energy_scale) <= float(plain.energy_scale)
 
@@ -131,25 +135,25 @@ def test_members_in_one_pass_have_their_own(silent, make_frame, make_graph):
 
 
 def test_members_differ_more_where_labels_leave_them_free(make_network, make_frame, make_labelled):
-    """Draws from the posterior spread more on hotter frames than those fitted to, and less with more labels."""
+    """Draws from the posterior spread more on hotter frames than those fitted to, and less after more labels."""
     teacher = make_network(1)
-    config = teacher.config.model_copy(update={"reference": "three_body", "l_max": 1})
+    config = teacher.config.model_copy(update={"reference": "many_body", "l_max": 1})
     like, hot = ([make_labelled(make_frame(seed, stdev=s), teacher) for seed in range(40, 42)] for s in (0.05, 0.3))
 
     def spread(n_frames, frames):
         training = [make_labelled(make_frame(seed, stdev=0.05), teacher) for seed in range(n_frames)]
-        members = [initial_network(config, training, seed, of_a_committee=True) for seed in range(3)]
+        members = initial_committee(config, training, range(3))
         forces = [compute_responses(m, make_batch(frames, m).graph).forces.numpy() for m in members]
         return float(np.std(forces, axis=0).mean())
 
-    few = spread(6, hot)
-    assert 2 * spread(6, like) < few
-    assert spread(18, hot) < few
+    few = spread(6, like)
+    assert 2 * few < spread(6, hot)
+    assert spread(18, like) < few
 
 
 def test_without_a_committee_every_seed_has_the_same_references(make_network, make_frame, make_labelled):
     teacher = make_network(1)
-    config = teacher.config.model_copy(update={"reference": "three_body"})
+    config = teacher.config.model_copy(update={"reference": "many_body"})
     frames = [make_labelled(make_frame(seed), teacher) for seed in range(3)]
     models = [initial_network(config, frames, seed) for seed in range(2)]
     forces = [compute_responses(model, make_batch(frames, model).graph).forces for model in models]
@@ -168,7 +172,7 @@ def test_the_zero_of_energy_does_not_matter(silent, make_network, make_frame, ma
             for item in labels
         ]
         model = silent()
-        fit_references(model, training)
+        fit_references([model], training)
         model.energy_scale.fill_(0.0)
         graph = make_batch([make_labelled(make_frame(9), teacher)], model).graph
         found.append(compute_responses(model, graph).forces)

@@ -132,7 +132,7 @@ def test_references_are_least_squares(make_frame, make_labelled, make_network):
         al, arsenic = frame.species.count("Al"), frame.species.count("As")
         made = {"enthalpy": -2.5 * al + 4.0 * arsenic, "polarizability": np.eye(3) * (0.2 * al + 0.9 * arsenic)}
         items.append(make_labelled(frame, model, **made))
-    fit_references(model, items)
+    fit_references([model], items)
     assert_allclose(model.energy_reference, [-2.5, 4.0], atol=1e-10)
     assert_allclose(model.polarizability_reference, [0.2, 0.9], atol=1e-10)
 

@@ -6,6 +6,7 @@ from fieldloop.dft_inputs.records import ElectricResponse, Frame, LabelledFrame,
 from fieldloop.model.files import load_model
 from fieldloop.model.settings import NetworkConfig, TrainingSettings
 from fieldloop.workflows.executors import run_flow
+from fieldloop.workflows.queries import read_records
 from fieldloop.workflows.records import TrainedModel
 from fieldloop.workflows.store import SQLiteStore
 from fieldloop.workflows.training import TrainMaker
@@ -54,6 +55,9 @@ def test_members_trained_in_one_job(tmp_path, store):
         assert model.validation["forces"] > 0
         assert len(model.curve) == 2
         assert load_model(tmp_path / model.directory).config.species == ("Al", "As")
+
+    # A job that lists records is read like those that leave one each.
+    assert list(read_records(store, TrainedModel, "generation", "member")) == first
 
     flow = maker.make(labels, ["pair 2.45"])
     assert run_flow(flow, store=store, root=tmp_path, workers=1).found == (flow.jobs[0].uuid,)

@@ -105,8 +105,8 @@ def _run(request: TrainRequest) -> None:
     prepared = prepare_training(request)
     console = new_console()
     console.print(_counts(prepared), markup=False, soft_wrap=True)
-    if request.start is None and prepared.network.reference == "three_body":
-        console.print("pairs and triples by least squares first: seconds, or minutes for large cells")
+    if request.start is None and prepared.network.reference == "many_body":
+        console.print("many-body functions by least squares first: seconds, or minutes for large cells")
     progress = TrainingProgress(request.section.training.epochs, request.out)
     try:
         record = run_training(prepared, progress)

@@ -1,4 +1,4 @@
-"""Coefficients of pairs and triples by ridge regression, one problem each for energy, dipole and polarizability."""
+"""Coefficients of pairs, triples and quadruples by ridge regression: for energy, dipole and polarizability each."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from torch import Tensor
 from torch.func import hessian, jacfwd, vmap
 
 from .graph import Graph
 from .layers.harmonics import field_harmonics
-from .layers.three_body import PAIR_RADIAL, ThreeBody
+from .layers.many_body import PAIR_RADIAL, ManyBody
 
 _FOLDS = 4
 """Parts that the frames are divided into to choose the ridge."""
@@ -50,58 +51,100 @@ class Unexplained:
     polarizability: np.ndarray | None
 
 
-def fit_three_body(three_body: ThreeBody, frames: Sequence[Unexplained], draw: int | None = None) -> None:
-    """Fit and set the coefficients; those without labels become zero.
+def fit_many_body(many_body: ManyBody, frames: Sequence[Unexplained]) -> ManyBodyFit:
+    """Fit the coefficients.
 
     Energies are fitted to forces, virials and energies (the latter two over the square root of the number of atoms),
     dipoles to Z*, polarizabilities to alpha. The ridge of each problem is the one with the least error on frames left
     out, in four parts of the training frames where there are as many.
 
     Args:
-        three_body: of the model.
+        many_body: whose functions they are.
         frames: what is to be fitted.
-        draw: seed of a draw from the posterior of the coefficients (Bayesian ridge regression, whose noise is the mean
-            square error on frames left out), so that members of a committee differ where the labels leave them free;
-            the most probable ones where not given.
 
     Raises:
         ValueError: more coefficients than memory is likely to hold the equations of.
     """
-    largest = max(_energy_columns(three_body), _dipole_columns(three_body))
+    basis = deepcopy(many_body).double()
+    largest = basis.n_species * max(sum(_energy_widths(basis)), sum(_dipole_widths(basis)))
     if largest > _MOST_COLUMNS:
         raise ValueError(
-            f"network.reference: three_body would have {largest:,} coefficients for {three_body.n_species} species: "
-            "lower l_max, or leave it at species"
+            f"network.reference: many_body would have {largest:,} coefficients for {basis.n_species} species: "
+            "lower l_max, or set it to species"
         )
-    three_body.clear()
-    noise = None if draw is None else np.random.default_rng(draw)
-    basis = deepcopy(three_body).double()
-    n_species, pairs = basis.n_species, basis.n_species * PAIR_RADIAL
-    found = _regression(frames, lambda one: _energy_equations(basis, one), noise, n_species, n_species)
-    if found is not None:
-        three_body.pairs[:, 0] = found[:, :pairs].to(three_body.pairs)
-        three_body.energy_triples.copy_(_symmetric(basis, found[:, pairs:]))
-    found = _regression(frames, lambda one: _dipole_equations(basis, one), noise, n_species)
-    if found is not None:
-        three_body.pairs[:, 1] = found[:, :pairs].to(three_body.pairs)
-        three_body.dipole_triples.copy_(found[:, pairs:].view(three_body.dipole_triples.shape))
-    found = _regression(frames, lambda one: _polarizability_equations(basis, one), noise, n_species, n_species)
-    if found is not None:
-        three_body.pairs[:, 2:] = found.view(basis.n_species, 2, pairs).to(three_body.pairs)
+    return ManyBodyFit(
+        energy=_posterior(frames, lambda one: _energy_equations(basis, one)),
+        dipole=_posterior(frames, lambda one: _dipole_equations(basis, one)),
+        polarizability=_posterior(frames, lambda one: _polarizability_equations(basis, one)),
+    )
+
+
+@dataclass(frozen=True)
+class ManyBodyFit:
+    """What labels tell of the coefficients; None for parts without labels."""
+
+    energy: _Posterior | None
+    dipole: _Posterior | None
+    polarizability: _Posterior | None
+
+    def put_into(self, many_body: ManyBody, draw: int | None = None) -> None:
+        """Set the coefficients; those without labels become zero.
+
+        Args:
+            many_body: of the model.
+            draw: seed of a draw from the posterior, so that members of a committee differ where the labels leave them
+                free; the most probable ones where not given.
+        """
+        many_body.clear()
+        noise = None if draw is None else np.random.default_rng(draw)
+        products = many_body.products
+        if self.energy is not None:
+            found = self.energy.coefficients(many_body.n_species, _energy_widths(many_body), noise)
+            many_body.pairs[:, 0] = found[0].to(many_body.pairs)
+            many_body.energy_triples.copy_(_symmetric(many_body, found[1]))
+            products.energy.copy_(found[2].view(products.energy.shape))
+        if self.dipole is not None:
+            found = self.dipole.coefficients(many_body.n_species, _dipole_widths(many_body), noise)
+            many_body.pairs[:, 1] = found[0].to(many_body.pairs)
+            many_body.dipole_triples.copy_(found[1].view(many_body.dipole_triples.shape))
+            products.dipole.copy_(found[2].view(products.dipole.shape))
+        if self.polarizability is not None:
+            found = self.polarizability.coefficients(many_body.n_species, _polarizability_widths(many_body), noise)
+            many_body.pairs[:, 2:] = found[0].view(many_body.pairs[:, 2:].shape).to(many_body.pairs)
+            products.isotropic.copy_(found[1].view(products.isotropic.shape))
+            products.anisotropic.copy_(found[2].view(products.anisotropic.shape))
+
+
+@dataclass(frozen=True)
+class _Posterior:
+    """Of the coefficients of one problem, by Bayesian ridge regression.
+
+    Attributes:
+        equations: all of them.
+        ridge: in units of the mean square of a function.
+        variance: mean square error of an equation on frames left out.
+    """
+
+    equations: _Normal
+    ridge: float
+    variance: float
+
+    def coefficients(self, n_species: int, widths: Sequence[int], noise: np.random.Generator | None) -> list[Tensor]:
+        """By species of the centre, (S, width) for each kind of function: the most probable ones, or a draw."""
+        solution = self.equations.solve(self.ridge)
+        if noise is not None:
+            solution = solution + self.equations.spread(self.ridge, self.variance, noise)
+        return list(torch.tensor(solution[: n_species * sum(widths)]).view(n_species, -1).split(list(widths), 1))
 
 
 Equations = tuple[np.ndarray, np.ndarray]
 """Rows (n, S F + constants) and the values they should give, (n,)."""
 
 
-def _regression(
-    frames: Sequence[Unexplained],
-    equations: Callable[[Unexplained], Equations | None],
-    noise: np.random.Generator | None,
-    n_species: int,
-    constants: int = 0,
-) -> Tensor | None:
-    """Coefficients by species of the centre, (S, F), without the constants at the end; None without equations."""
+def _posterior(
+    frames: Sequence[Unexplained], equations: Callable[[Unexplained], Equations | None]
+) -> _Posterior | None:
+    """The equations of as many frames as are needed, and the ridge that is best for them; None without equations."""
     parts: list[_Normal] = []
     shuffled = (frames[place] for place in np.random.default_rng(0).permutation(len(frames)))
     for place, (rows, values) in enumerate(found for one in shuffled if (found := equations(one)) is not None):
@@ -113,16 +156,16 @@ def _regression(
     if not parts:
         return None
     total = parts[0].plus(*parts[1:])
-    errors = np.zeros(len(_RIDGES))
-    for part in parts if len(parts) > 1 else ():
-        others = total.minus(part)
-        errors += [part.error(others.solve(ridge)) for ridge in _RIDGES]
-    ridge = _RIDGES[int(np.argmin(errors))] if len(parts) > 1 else _RIDGES[-3]
-    solution = total.solve(ridge)
-    if noise is not None:
-        left = float(errors.min()) if len(parts) > 1 else total.error(solution)
-        solution = solution + total.spread(ridge, max(left, 0.0) / total.count, noise)
-    return torch.tensor(solution[: len(solution) - constants]).view(n_species, -1)
+    if len(parts) == 1:
+        ridge = _RIDGES[-3]
+        left = total.error(total.solve(ridge))
+    else:
+        errors = np.zeros(len(_RIDGES))
+        for part in parts:
+            others = total.minus(part)
+            errors += [part.error(others.solve(ridge)) for ridge in _RIDGES]
+        ridge, left = _RIDGES[int(np.argmin(errors))], float(errors.min())
+    return _Posterior(total, ridge, max(left, 0.0) / total.count)
 
 
 @dataclass
@@ -159,13 +202,13 @@ class _Normal:
     def solve(self, ridge: float) -> np.ndarray:
         """Coefficients, with a ridge in units of the mean square of each function."""
         inverse, scaled = self._scaled(ridge)
-        return inverse * np.linalg.solve(scaled, inverse * self.vector)
+        return inverse * cho_solve(cho_factor(scaled), inverse * self.vector)  # type: ignore[no-any-return]
 
     def spread(self, ridge: float, variance: float, noise: np.random.Generator) -> np.ndarray:
         """How far a draw from the posterior is from its mean, where the equations have this variance."""
         inverse, scaled = self._scaled(ridge)
         normal = noise.standard_normal(len(inverse))
-        return inverse * variance**0.5 * np.linalg.solve(np.linalg.cholesky(scaled).T, normal)
+        return inverse * variance**0.5 * solve_triangular(np.linalg.cholesky(scaled), normal, lower=True, trans=1)
 
     def _scaled(self, ridge: float) -> tuple[np.ndarray, np.ndarray]:
         """Inverse sizes of the functions, and the matrix with its ridge where all have size one."""
@@ -181,7 +224,7 @@ class _Normal:
         return float(self.square - 2 * self.vector @ coefficients + coefficients @ self.matrix @ coefficients)
 
 
-def _symmetric(basis: ThreeBody, upper: Tensor) -> Tensor:
+def _symmetric(basis: ManyBody, upper: Tensor) -> Tensor:
     """Coefficients of products c <= c' as symmetric matrices, (S, l_max + 1, C, C)."""
     rows, columns = torch.triu_indices(basis.channels, basis.channels)
     out = torch.zeros(basis.energy_triples.shape, dtype=torch.float64)
@@ -191,12 +234,12 @@ def _symmetric(basis: ThreeBody, upper: Tensor) -> Tensor:
     return out
 
 
-def _energy_equations(basis: ThreeBody, one: Unexplained) -> Equations | None:
+def _energy_equations(basis: ManyBody, one: Unexplained) -> Equations | None:
     """Of forces, virial and energy; energies of the species are the constants."""
     if one.forces is None and one.virial is None and one.energy is None:
         return None
     graph, n = one.graph, one.graph.n_atoms
-    size = _energy_columns(basis)
+    size = basis.n_species * sum(_energy_widths(basis))
     energy, forces, virial = (torch.zeros(*shape, size, dtype=torch.float64) for shape in ((), (n, 3), (3, 3)))
     for part in _parts(basis, graph):
         values, slopes = _energy_functions(basis, part)
@@ -221,11 +264,11 @@ def _energy_equations(basis: ThreeBody, one: Unexplained) -> Equations | None:
     return np.vstack(rows), np.concatenate(values)
 
 
-def _dipole_equations(basis: ThreeBody, one: Unexplained) -> Equations | None:
+def _dipole_equations(basis: ManyBody, one: Unexplained) -> Equations | None:
     """Of Z*[i, a, b] = dP_a/dr_ib."""
     if one.born_effective_charges is None:
         return None
-    size = _dipole_columns(basis)
+    size = basis.n_species * sum(_dipole_widths(basis))
     born = torch.zeros(one.graph.n_atoms, 3, 3, size, dtype=torch.float64)
     for part in _parts(basis, one.graph):
         slopes = _dipole_slopes(basis, part)
@@ -236,32 +279,44 @@ def _dipole_equations(basis: ThreeBody, one: Unexplained) -> Equations | None:
     return born.view(-1, size).numpy(), one.born_effective_charges.reshape(-1)
 
 
-def _polarizability_equations(basis: ThreeBody, one: Unexplained) -> Equations | None:
+def _polarizability_equations(basis: ManyBody, one: Unexplained) -> Equations | None:
     """Of alpha; on-site polarizabilities of the species are the constants."""
     if one.polarizability is None:
         return None
-    n_species, pairs = basis.n_species, basis.n_species * PAIR_RADIAL
-    rows = torch.zeros(3, 3, 2 * n_species * pairs + n_species, dtype=torch.float64)
+    size = basis.n_species * sum(_polarizability_widths(basis))
+    alpha = torch.zeros(3, 3, size, dtype=torch.float64)
     curvature = hessian(lambda field: field_harmonics(field[None], 2)[0])(torch.zeros(3, dtype=torch.float64))
-    by_component = rows[..., : 2 * n_species * pairs].view(3, 3, n_species, 2, pairs)
     for part in _parts(basis, one.graph):
-        density = part.sum_neighbours(part.weights[:, :, None] * part.harmonics[:, None, :9])
-        for place in range(n_species):
-            total = density[part.kind == place].sum(0)
-            by_component[:, :, place, 0] += curvature[0, :, :, None] * total[:, 0]
-            by_component[:, :, place, 1] += torch.einsum("mab,cm->abc", curvature[4:], total[:, 4:])
-    counts = torch.bincount(one.graph.species, minlength=n_species).double()
-    rows[..., 2 * n_species * pairs :] = torch.eye(3, dtype=torch.float64)[:, :, None] * counts
-    return rows.view(9, -1).numpy(), one.polarizability.reshape(-1)
+        isotropic, anisotropic = _polarizability_functions(basis, part)
+        for place, columns in part.by_species(size):
+            here = part.kind == place
+            scalars = [curvature[0, :, :, None] * scalar[here].sum(0) for scalar in isotropic]
+            tensors = [torch.einsum("mab,fm->abf", curvature[4:], tensor[here].sum(0)) for tensor in anisotropic]
+            alpha[..., columns] += torch.cat([scalars[0], tensors[0], scalars[1], tensors[1]], 2)
+    counts = torch.bincount(one.graph.species, minlength=basis.n_species).double()
+    constants = torch.eye(3, dtype=torch.float64)[:, :, None] * counts
+    return torch.cat([alpha, constants], 2).view(9, -1).numpy(), one.polarizability.reshape(-1)
 
 
-def _energy_columns(basis: ThreeBody) -> int:
+def _energy_widths(basis: ManyBody) -> list[int]:
+    """Functions of pairs, of triples and of products of three densities, for each species of the centre."""
     triples = (basis.l_max + 1) * basis.channels * (basis.channels + 1) // 2
-    return basis.n_species * (basis.n_species * PAIR_RADIAL + triples)
+    return [basis.n_species * PAIR_RADIAL, triples, basis.products.energy[0].numel()]
 
 
-def _dipole_columns(basis: ThreeBody) -> int:
-    return basis.n_species * (basis.n_species * PAIR_RADIAL + basis.channels**2 * len(basis.degrees))
+def _dipole_widths(basis: ManyBody) -> list[int]:
+    """As ``_energy_widths``."""
+    return [
+        basis.n_species * PAIR_RADIAL,
+        basis.channels**2 * len(basis.degrees),
+        basis.products.dipole[0].numel(),
+    ]
+
+
+def _polarizability_widths(basis: ManyBody) -> list[int]:
+    """Functions of pairs, of degrees 0 and 2, and of products of two densities of either."""
+    products = basis.products
+    return [2 * basis.n_species * PAIR_RADIAL, products.isotropic[0].numel(), products.anisotropic[0].numel()]
 
 
 @dataclass(frozen=True)
@@ -298,7 +353,7 @@ class _Part:
         return values.new_zeros(len(self.kind), *values.shape[1:]).index_add_(0, self.row, values)
 
 
-def _parts(basis: ThreeBody, graph: Graph) -> Iterator[_Part]:
+def _parts(basis: ManyBody, graph: Graph) -> Iterator[_Part]:
     def one(vector: Tensor, kind: Tensor) -> tuple[Tensor, Tensor]:
         weights, harmonics = basis.edges(vector[None, None], torch.ones(1, 1, dtype=torch.bool), kind[None, None])
         return weights[0, :, 0], harmonics[0, :, 0]
@@ -320,41 +375,89 @@ def _parts(basis: ThreeBody, graph: Graph) -> Iterator[_Part]:
         )
 
 
-def _triple_terms(basis: ThreeBody, part: _Part) -> tuple[Tensor, Tensor]:
-    """What each neighbour adds to the density of triples, (E, C, D), and its derivative, (E, C, D, 3)."""
-    weights = basis.of_triples(part.weights[..., None])[..., 0]
-    slopes = basis.of_triples(part.weight_slopes)
-    terms = weights[:, :, None] * part.harmonics[:, None]
-    by_vector = slopes[:, :, None] * part.harmonics[:, None, :, None]
-    return terms, by_vector + weights[:, :, None, None] * part.harmonic_slopes[:, None]
+@dataclass(frozen=True)
+class _Densities:
+    """Densities about some atoms, of each degree.
+
+    Attributes:
+        totals: (n, C, 2 l + 1).
+        slopes: derivatives of what each neighbour adds by its vector, (E, C, 2 l + 1, 3).
+    """
+
+    totals: tuple[Tensor, ...]
+    slopes: tuple[Tensor, ...]
 
 
-def _energy_functions(basis: ThreeBody, part: _Part) -> tuple[Tensor, Tensor]:
+def _densities(basis: ManyBody, part: _Part) -> _Densities:
+    weights = basis.of_densities(part.weights[..., None])[..., 0]
+    by_weight = basis.of_densities(part.weight_slopes)[:, :, None] * part.harmonics[:, None, :, None]
+    by_harmonic = weights[:, :, None, None] * part.harmonic_slopes[:, None]
+    totals = part.sum_neighbours(weights[:, :, None] * part.harmonics[:, None])
+    return _Densities(basis.by_degree(totals), basis.by_degree(by_weight + by_harmonic))
+
+
+def _energy_functions(basis: ManyBody, part: _Part) -> tuple[Tensor, Tensor]:
     """Values for each atom, (n, F), and derivatives by each vector, (E, 3, F)."""
-    terms, slopes = _triple_terms(basis, part)
-    density = part.sum_neighbours(terms)
+    densities = _densities(basis, part)
     rows, columns = torch.triu_indices(basis.channels, basis.channels)
     values, by_vector = [part.sum_neighbours(part.weights)], [part.weight_slopes.transpose(1, 2)]
-    for block, slope in zip(basis.by_degree(density), basis.by_degree(slopes), strict=True):
+    for block, slope in zip(densities.totals, densities.slopes, strict=True):
         values.append((block @ block.transpose(1, 2))[:, rows, columns])
         half = torch.einsum("ecm,edmx->excd", block[part.row], slope)
         by_vector.append((half + half.transpose(2, 3))[:, :, rows, columns])
-    return torch.cat(values, 1), torch.cat(by_vector, 2)
+    scalars, slopes = _of_products(basis, part, densities, basis.products.scalars)
+    return torch.cat([*values, scalars[..., 0]], 1), torch.cat([*by_vector, slopes[:, 0]], 2)
 
 
-def _dipole_slopes(basis: ThreeBody, part: _Part) -> Tensor:
+def _dipole_slopes(basis: ManyBody, part: _Part) -> Tensor:
     """Derivatives of the dipole of each vector's centre by the vector, e, (E, 3, 3, F)."""
     # f_1 = 3^(1/2) (E_y, E_z, E_x).
     order, factor = [2, 0, 1], 3**0.5
     vector, vector_slope = part.harmonics[:, 1:4][:, order], part.harmonic_slopes[:, 1:4][:, order]
     pairs = torch.einsum("ecb,ea->eabc", part.weight_slopes, vector)
     found = [pairs + torch.einsum("ec,eab->eabc", part.weights, vector_slope)]
-    terms, slopes = _triple_terms(basis, part)
-    blocks, by_vector = basis.by_degree(part.sum_neighbours(terms)), basis.by_degree(slopes)
+    densities = _densities(basis, part)
     for degree in basis.degrees:
         coupling = basis.vector_coupling(degree)[..., order]
-        low = torch.einsum("edn,mna->edma", blocks[degree + 1][part.row], coupling)
-        high = torch.einsum("ecm,mna->ecna", blocks[degree][part.row], coupling)
-        both = torch.einsum("ecmb,edma->eabcd", by_vector[degree], low)
-        found.append((both + torch.einsum("ecna,ednb->eabcd", high, by_vector[degree + 1])).flatten(3))
-    return factor * torch.cat(found, 3)
+        low = torch.einsum("edn,mna->edma", densities.totals[degree + 1][part.row], coupling)
+        high = torch.einsum("ecm,mna->ecna", densities.totals[degree][part.row], coupling)
+        both = torch.einsum("ecmb,edma->eabcd", densities.slopes[degree], low)
+        found.append((both + torch.einsum("ecna,ednb->eabcd", high, densities.slopes[degree + 1])).flatten(3))
+    _, slopes = _of_products(basis, part, densities, basis.products.vectors)
+    return factor * torch.cat([*found, slopes[:, order]], 3)
+
+
+def _polarizability_functions(basis: ManyBody, part: _Part) -> tuple[list[Tensor], list[Tensor]]:
+    """Of pairs and of products: of degree 0, (n, F) each, and of degree 2, (n, F, 5) each."""
+    lone = part.sum_neighbours(part.weights[:, :, None] * part.harmonics[:, None, :9])
+    combined = basis.products.combine(_densities(basis, part).totals)
+    squares, tensors = basis.products.squares(combined), basis.products.tensors(combined)
+    return [lone[..., 0], torch.cat(squares, 1)], [lone[..., 4:], torch.cat(tensors, 1)]
+
+
+def _of_products(
+    basis: ManyBody, part: _Part, densities: _Densities, products: Callable[[list[Tensor]], list[Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """Products of combined densities, (n, F, components), and derivatives by each vector, (E, components, 3, F).
+
+    Scalars have one component.
+    """
+    combined = torch.cat(basis.products.combine(densities.totals), 2)
+    mixed = zip(basis.products.mixing, densities.slopes, strict=True)
+    added = torch.cat([torch.einsum("kc,ecmx->kmex", mixing, slope) for mixing, slope in mixed], 1)
+    degrees = [2 * degree + 1 for degree in range(basis.l_max + 1)]
+
+    def of_one(one: Tensor) -> Tensor:
+        """Of one combination, (D,), to (paths, components)."""
+        found = products([block[None, None] for block in one.split(degrees)])
+        return torch.stack([product.reshape(-1) for product in found])
+
+    values = vmap(vmap(of_one))(combined)
+    jacobians = vmap(vmap(jacfwd(of_one)))(combined)
+    _, k, paths, components = values.shape
+    neighbours = part.row.bincount(minlength=len(values)).tolist()
+    slopes = []
+    for jacobian, edges in zip(jacobians, added.split(neighbours, 2), strict=True):
+        product = jacobian.flatten(1, 2) @ edges.flatten(2)
+        slopes.append(product.view(k, paths, components, -1, 3).permute(3, 2, 4, 1, 0).flatten(3))
+    return values.permute(0, 2, 1, 3).flatten(1, 2), torch.cat(slopes)
