@@ -64,3 +64,13 @@ def test_members_trained_in_one_job(tmp_path, store):
 
     second = models(maker.make(labels, ["pair 2.45"], generation=1, start=first), store, tmp_path)
     assert [model.start_model_id for model in second] == [model.model_id for model in first]
+
+
+def test_many_body_references_are_fitted_anew():
+    """A committee before changes nothing: not even the key of the training."""
+    labels, before = [pulled(distance) for distance in (2.2, 2.3)], TrainedModel.model_construct(model_id="before")
+    for reference, anew in (("many_body", True), ("species", False)):
+        network = NetworkConfig(species=("Al", "As"), reference=reference)
+        maker = TrainMaker(network=network, members=2)
+        first, second = maker.make(labels), maker.make(labels, generation=1, start=[before] * 2)
+        assert ([job.uuid for job in first.jobs] == [job.uuid for job in second.jobs]) is anew
