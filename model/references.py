@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..dft_inputs.records import LABELS, ElectricResponse, LabelledFrame
 from .graph import Graph, build_graph
-from .many_body_fit import Unexplained, fit_many_body
+from .many_body_equations import Unexplained
+from .many_body_fit import fit_many_body
 from .network import EnthalpyNetwork
 from .parts import KnownPart
 from .responses import compute_responses

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from fieldloop.model import many_body_fit
+from fieldloop.model import many_body_equations
 from fieldloop.model.data import make_batch
-from fieldloop.model.many_body_fit import Unexplained
+from fieldloop.model.many_body_equations import Unexplained
 from fieldloop.model.references import fit_references
 from fieldloop.model.responses import compute_responses
 from fieldloop.model.training import initial_committee, initial_network
@@ -54,9 +54,9 @@ def test_equations_are_those_of_the_model(silent, make_frame, make_graph, monkey
     parts = [basis.pairs[:, 2:], products.isotropic, products.anisotropic]
     polarizability = np.concatenate([torch.cat([part.flatten(1) for part in parts], 1).flatten(), constants])
     for equations, coefficients in (
-        (many_body_fit._energy_equations, energy),
-        (many_body_fit._dipole_equations, dipole),
-        (many_body_fit._polarizability_equations, polarizability),
+        (many_body_equations.energy_equations, energy),
+        (many_body_equations.dipole_equations, dipole),
+        (many_body_equations.polarizability_equations, polarizability),
     ):
         matrix, values = equations(basis, labels)
         assert_allclose(matrix @ coefficients, values, atol=1e-8, err_msg=equations.__name__)
