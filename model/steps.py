@@ -199,9 +199,9 @@ class StepData(Dataset[Step]):
             example = self.examples.examples[index]
             labels = label_tensors([example])
             dear = self._is_dear(index)
+            graph = make_batch([example], self._known[0].network).graph
             left = []
             for part in self._known:
-                graph = make_batch([example], part.network).graph
                 known = compute_responses(part, graph, stress=example.response.stress is not None, born=dear)
                 explained = {name: getattr(known, name) for name in labels}
                 left.append({n: v if explained[n] is None else v - explained[n] for n, v in labels.items()})
